@@ -1,0 +1,1 @@
+"""Portask's lab: measures every registered variant on this machine and these messages, and picks the winners."""

@@ -1,0 +1,1 @@
+"""Portask: a message broker made of measured parts."""
