@@ -1,0 +1,270 @@
+"""The connection, without I/O: which frames may arrive in which state, and what they lead to.
+
+The same class serves both sides. ``connection.receive(data)`` gives the frames that the layer above must handle;
+``connection.take_output()`` gives the bytes to write. The handshake, PING and protocol faults are handled here.
+
+The transitions are a table, `TRANSITIONS`: per role and state, the opcodes that may arrive and the state that each leads
+to. An opcode that exists and is missing from the row is the peer's protocol error; an opcode that nobody knows is answered with
+ERROR and the connection goes on (RFC-style tolerance: a newer peer may try).
+
+::
+
+    broker   HANDSHAKE ──HELLO──▶ OPEN ──DRAIN──▶ DRAINING        client   HANDSHAKE ──WELCOME──▶ OPEN ──DRAIN──▶ DRAINING
+             any state ──fault──▶ CLOSED                                   any state ──fault, ERROR with correlation 0──▶ CLOSED
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from portask.errors import LocalProtocolError, PortaskError, RemoteProtocolError, from_code
+from portask.messages import Buffer
+from portask.wire import control
+from portask.wire.frames import (
+    DEFAULT_LIMIT,
+    HELLO_LIMIT,
+    REPLY,
+    VERSION,
+    Frame,
+    FrameParser,
+    Opcode,
+    check_outgoing,
+    frame_header,
+)
+
+
+class Role(Enum):
+    """Which end this is."""
+
+    CLIENT = "client"
+    BROKER = "broker"
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    HANDSHAKE = "handshake"
+    OPEN = "open"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+_REQUESTS = (
+    Opcode.OPEN,
+    Opcode.PUBLISH,
+    Opcode.SUBSCRIBE,
+    Opcode.UNSUBSCRIBE,
+    Opcode.CREDIT,
+    Opcode.ACK,
+    Opcode.NACK,
+    Opcode.FETCH,
+    Opcode.DESCRIBE,
+    Opcode.PING,
+    Opcode.PONG,
+    Opcode.ERROR,
+)
+_ANSWERS = (
+    Opcode.OPEN,
+    Opcode.PUBACK,
+    Opcode.SUBSCRIBE,
+    Opcode.UNSUBSCRIBE,
+    Opcode.DELIVER,
+    Opcode.DESCRIBE,
+    Opcode.PING,
+    Opcode.PONG,
+    Opcode.ERROR,
+)
+# A client that said DRAIN publishes and subscribes nothing more; it still takes what is under way.
+_LAST_REQUESTS = (Opcode.UNSUBSCRIBE, Opcode.CREDIT, Opcode.ACK, Opcode.NACK, Opcode.PING, Opcode.PONG, Opcode.ERROR)
+
+TRANSITIONS: dict[tuple[Role, State], dict[int, State]] = {
+    (Role.BROKER, State.HANDSHAKE): {Opcode.HELLO: State.OPEN},
+    (Role.BROKER, State.OPEN): dict.fromkeys(_REQUESTS, State.OPEN) | {Opcode.DRAIN: State.DRAINING},
+    (Role.BROKER, State.DRAINING): dict.fromkeys(_LAST_REQUESTS, State.DRAINING) | {Opcode.DRAIN: State.DRAINING},
+    (Role.BROKER, State.CLOSED): {},
+    (Role.CLIENT, State.HANDSHAKE): {Opcode.WELCOME: State.OPEN, Opcode.ERROR: State.CLOSED},
+    (Role.CLIENT, State.OPEN): dict.fromkeys(_ANSWERS, State.OPEN) | {Opcode.DRAIN: State.DRAINING},
+    (Role.CLIENT, State.DRAINING): dict.fromkeys(_ANSWERS, State.DRAINING) | {Opcode.DRAIN: State.DRAINING},
+    (Role.CLIENT, State.CLOSED): {},
+}
+_KNOWN = frozenset(Opcode)
+
+
+class Connection:
+    """One end of one connection.
+
+    Attributes:
+        role: Which end this is.
+        state: Changes as `TRANSITIONS` say.
+        welcome: What was agreed, once it was.
+        hello: What the client said, on the broker's side.
+        fault: Why the connection is closed, if a fault closed it.
+    """
+
+    __slots__ = ("_allowed", "_offer", "_out", "_parser", "_peer_limit", "fault", "hello", "role", "state", "welcome")
+
+    def __init__(self, role: Role, offer: control.Welcome | None = None, *, max_frame: int = DEFAULT_LIMIT) -> None:
+        """Args: ``offer`` is what a broker welcomes with; ``max_frame`` what a client takes, bytes."""
+        self.role = role
+        self.state = State.HANDSHAKE
+        self.hello: control.Hello | None = None
+        self.welcome: control.Welcome | None = None
+        self.fault: PortaskError | None = None
+        self._offer = offer or control.Welcome(VERSION, max_frame, "portask", "memory")
+        self._parser = FrameParser(HELLO_LIMIT)
+        self._peer_limit = HELLO_LIMIT
+        self._allowed = TRANSITIONS[role, State.HANDSHAKE]
+        self._out: list[Buffer] = []
+
+    # ── what arrives ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, data: Buffer) -> list[Frame]:
+        """The frames in ``data`` that the caller must handle, in order. Never raises for what the peer sent.
+
+        After a fault `fault` is set, the state is CLOSED, and an ERROR for the peer is in the output.
+        """
+        parser = self._parser
+        was_open = self.state is not State.HANDSHAKE
+        frames = parser.feed(data)
+        if frames:
+            frames = self._admit(frames)
+        if parser.failed is not None and self.state is not State.CLOSED:
+            self.fail(parser.failed)
+        elif not was_open and self.state is not State.HANDSHAKE:
+            parser.limit = self._offer.max_frame
+        return frames
+
+    def _admit(self, frames: list[Frame]) -> list[Frame]:
+        """Applies the transition table; answers what can be answered here."""
+        handled: list[Frame] = []
+        for frame in frames:
+            opcode = frame.opcode
+            target = self._allowed.get(opcode)
+            if target is None:
+                if opcode not in _KNOWN and self.state is not State.HANDSHAKE:
+                    self._refuse_opcode(frame)
+                    continue
+                self.fail(RemoteProtocolError(self._unexpected(frame)))
+                break
+            try:
+                if opcode <= Opcode.DRAIN:
+                    if self._housekeeping(frame):
+                        handled.append(frame)
+                else:
+                    handled.append(frame)
+            except PortaskError as fault:
+                self.fail(fault)
+                break
+            if target is not self.state and self.state is not State.CLOSED:
+                self._enter(target)
+        return handled
+
+    def _housekeeping(self, frame: Frame) -> bool:
+        """HELLO, WELCOME, ERROR, PING, PONG and DRAIN. True if the caller must see the frame too."""
+        opcode = frame.opcode
+        if opcode == Opcode.PING:
+            self.send(Opcode.PONG, bytes(frame.body), frame.correlation, frame.channel)
+            return False
+        if opcode == Opcode.HELLO:
+            self._welcome(control.decode(frame.body, control.Hello))
+            return False
+        if opcode == Opcode.WELCOME:
+            self.welcome = control.decode(frame.body, control.Welcome)
+            self._peer_limit = self.welcome.max_frame
+            return True
+        if opcode == Opcode.ERROR and not frame.correlation:
+            error = control.decode(frame.body, control.Error)
+            self.fault = from_code(error.code, error.message)
+            self._enter(State.CLOSED)
+        return True
+
+    def _welcome(self, hello: control.Hello) -> None:
+        if VERSION not in hello.versions:
+            spoken = ", ".join(map(str, hello.versions[:8])) or "none"
+            raise RemoteProtocolError(f"the client speaks the versions {spoken}; this broker speaks {VERSION}")
+        if hello.max_frame < HELLO_LIMIT:
+            raise RemoteProtocolError(f"max_frame {hello.max_frame} is too small: {HELLO_LIMIT} bytes at least")
+        self.hello = hello
+        self._peer_limit = hello.max_frame
+        granted = [feature for feature in hello.features if feature in self._offer.features]
+        self.welcome = msgspec.structs.replace(self._offer, features=granted)
+        self.send(Opcode.WELCOME, control.encode(self.welcome))
+
+    def _unexpected(self, frame: Frame) -> str:
+        name = Opcode(frame.opcode).name if frame.opcode in _KNOWN else f"opcode {frame.opcode}"
+        if self.state is State.HANDSHAKE:
+            first = "HELLO" if self.role is Role.BROKER else "WELCOME"
+            return f"{name} came before {first}"
+        return f"{name} may not be sent to a {self.role.value} while {self.state.value}"
+
+    def _refuse_opcode(self, frame: Frame) -> None:
+        # A one-way frame gets no answer: an ERROR with correlation 0 would end the connection.
+        if frame.correlation and not frame.flags & REPLY:
+            error = control.Error(RemoteProtocolError.code, f"opcode {frame.opcode} is not known here")
+            self.send(Opcode.ERROR, control.encode(error), frame.correlation, frame.channel)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._allowed = TRANSITIONS[self.role, state]
+
+    # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def max_batch(self) -> int:
+        """Largest body that the peer takes, bytes."""
+        return self._peer_limit
+
+    def send_hello(self, client: str = "", token: str | None = None) -> None:
+        """The client's first frame."""
+        hello = control.Hello([VERSION], self._offer.max_frame, client, token=token)
+        self.send(Opcode.HELLO, control.encode(hello))
+
+    def send(self, opcode: int, body: Buffer = b"", correlation: int = 0, channel: int = 0, flags: int = 0) -> None:
+        """Queues one frame. ``body`` must not change until it is written.
+
+        Raises:
+            LocalProtocolError: the connection is closed, or the body is above the peer's limit.
+        """
+        if self.state is State.CLOSED:
+            raise LocalProtocolError("the connection is closed: nothing can be sent on it")
+        length = len(body)
+        check_outgoing(length, self._peer_limit)
+        self._out.append(frame_header(opcode, length, correlation, channel, flags))
+        if length:
+            self._out.append(body)
+
+    def send_control(self, opcode: int, body: msgspec.Struct, correlation: int = 0, channel: int = 0, flags: int = 0) -> None:
+        """Queues one frame with a CBOR body."""
+        self.send(opcode, control.encode(body), correlation, channel, flags)
+
+    def send_parts(self, opcode: int, parts: list[Buffer], correlation: int = 0, channel: int = 0, flags: int = 0) -> None:
+        """Queues one frame whose body is ``parts``, one after the other, without joining them."""
+        length = sum(map(len, parts))
+        if self.state is State.CLOSED:
+            raise LocalProtocolError("the connection is closed: nothing can be sent on it")
+        check_outgoing(length, self._peer_limit)
+        self._out.append(frame_header(opcode, length, correlation, channel, flags))
+        self._out += parts
+
+    def take_output(self) -> list[Buffer]:
+        """Everything queued since the last call, in order. The list is the caller's."""
+        out = self._out
+        self._out = []
+        return out
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `take_output` would give anything."""
+        return bool(self._out)
+
+    def fail(self, fault: PortaskError) -> None:
+        """Tells the peer why, and closes: nothing more is received or sent after the output that is queued."""
+        if self.state is State.CLOSED:
+            return
+        self.fault = fault
+        body = control.encode(control.Error(fault.code, str(fault)[:1024]))
+        self._out.append(frame_header(Opcode.ERROR, len(body)))
+        self._out.append(body)
+        self._enter(State.CLOSED)

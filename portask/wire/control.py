@@ -1,0 +1,256 @@
+"""Control bodies: CBOR maps with text keys, checked into typed structs.
+
+Unknown keys are ignored, so that a newer peer can say more; a missing or mistyped key is the peer's error. Each struct
+below documents one opcode's body, request and reply.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, TypeVar
+
+import cbor2
+import msgspec
+
+from portask.contracts import LATEST
+from portask.errors import RemoteProtocolError
+from portask.messages import Buffer
+from portask.wire.frames import DEFAULT_LIMIT
+
+CONTROL_LIMIT = 64 * 1024
+"""Largest control body that is decoded, bytes. Batches may be larger: they are not decoded."""
+
+
+class Hello(msgspec.Struct, omit_defaults=True):
+    """HELLO, client → broker: the first frame of a connection.
+
+    Attributes:
+        versions: Frame versions the client speaks.
+        max_frame: Largest body it takes, bytes.
+        client: Name and version, for logs.
+        features: Optional abilities it asks for.
+        token: Authentication, if the broker asks for it.
+    """
+
+    versions: list[int]
+    max_frame: int = DEFAULT_LIMIT
+    client: str = ""
+    features: list[str] = []
+    token: str | None = None
+
+
+class Welcome(msgspec.Struct):
+    """WELCOME, broker → client: the connection is open.
+
+    Attributes:
+        version: The highest version that both speak.
+        max_frame: Largest body the broker takes, bytes.
+        broker: Name and version.
+        durability: What a publish ack means: memory, os, synced, server.
+        features: Those asked for that are granted.
+        keepalive: Seconds of silence after which the broker hangs up; 0 for never.
+    """
+
+    version: int
+    max_frame: int
+    broker: str
+    durability: str
+    features: list[str] = []
+    keepalive: float = 0
+
+
+class Error(msgspec.Struct, omit_defaults=True):
+    """ERROR, both ways. With a correlation id it answers that request; with 0 it ends the connection.
+
+    Attributes:
+        code: `portask.errors` class by its code.
+        message: For people: what is wrong and what to do.
+        first: The oldest offset, for offset-out-of-range.
+        next: The next offset, for offset-out-of-range.
+    """
+
+    code: str
+    message: str
+    first: int = 0
+    next: int = 0
+
+
+class Open(msgspec.Struct, omit_defaults=True):
+    """OPEN: binds the frame's channel (chosen by the client) to one partition for publishing.
+
+    Attributes:
+        topic: A topic name.
+        partition: From 0.
+        partitions: In the request: how many to create if the topic is new, 0 for the broker's default. In the reply: how
+            many there are.
+    """
+
+    topic: str
+    partition: int = 0
+    partitions: int = 0
+
+
+class PubAck(msgspec.Struct):
+    """PUBACK, cumulative: acknowledges the oldest unacknowledged publishes of the channel, up to the correlation id.
+
+    Attributes:
+        offsets: Base offset of each, oldest first.
+    """
+
+    offsets: list[int]
+
+
+class Subscribe(msgspec.Struct, omit_defaults=True):
+    """SUBSCRIBE, request; the frame's channel (chosen by the client) names the subscription.
+
+    Attributes:
+        filter: A topic name or a filter: ``orders.*``, ``orders.>``.
+        start: `EARLIEST` (-2), `LATEST` (-1), or an offset.
+        time: µs since the epoch; if given, the first record appended then or later, and ``start`` is ignored.
+        partition: One partition only; ``None`` for all.
+        messages: Initial credit in messages.
+        bytes: Initial credit in bytes.
+    """
+
+    filter: str
+    start: int = LATEST
+    time: int | None = None
+    partition: int | None = None
+    messages: int = 0
+    bytes: int = 0
+
+
+class Assigned(msgspec.Struct):
+    """SUBSCRIBE, reply, one for each partition that the filter matches, also for those created later.
+
+    The reply to the request itself is an `Assigned` for every partition there is, then one with ``topic`` empty: the end
+    of the list, with the request's correlation id. The others have correlation id 0.
+
+    Attributes:
+        topic: The partition's topic, or empty.
+        partition: Its number.
+        delivery: The channel that its DELIVER frames carry; above `DELIVERY_CHANNELS`.
+        offset: The first offset that will be delivered.
+    """
+
+    topic: str
+    partition: int
+    delivery: int
+    offset: int
+
+
+DELIVERY_CHANNELS = 1 << 31
+"""Channels from here on are the broker's to assign; below are the client's."""
+
+
+class Credit(msgspec.Struct):
+    """CREDIT, client → broker: on a subscription's channel. Adds to what may be delivered.
+
+    A batch is never cut: one is delivered while both are positive, and may take either below zero.
+    """
+
+    messages: int
+    bytes: int
+
+
+class Ack(msgspec.Struct):
+    """ACK, client → broker: on a delivery channel. Offset ranges that were processed, ends included."""
+
+    ranges: list[tuple[int, int]]
+
+
+class Nack(msgspec.Struct):
+    """NACK, client → broker: on a delivery channel. Offset ranges to deliver again after ``delay`` ms."""
+
+    ranges: list[tuple[int, int]]
+    delay: int = 0
+
+
+class Fetch(msgspec.Struct, omit_defaults=True):
+    """FETCH: reads once, without a subscription. Answered by a DELIVER with the same correlation id.
+
+    Attributes:
+        topic: A topic name.
+        partition: Its number.
+        start: `EARLIEST`, `LATEST` or an offset.
+        time: µs since the epoch; overrides ``start``.
+        bytes: About how much.
+    """
+
+    topic: str
+    partition: int = 0
+    start: int = 0
+    time: int | None = None
+    bytes: int = 1 << 20
+
+
+class Describe(msgspec.Struct, omit_defaults=True):
+    """DESCRIBE, request: the topics that match ``filter``."""
+
+    filter: str = ">"
+
+
+class PartitionInfo(msgspec.Struct):
+    """One partition in a DESCRIBE reply; ``bytes`` is -1 where the storage cannot tell."""
+
+    partition: int
+    first: int
+    next: int
+    bytes: int
+    subscribers: int
+
+
+class TopicInfo(msgspec.Struct):
+    """One topic in a DESCRIBE reply."""
+
+    topic: str
+    partitions: list[PartitionInfo]
+
+
+class Described(msgspec.Struct):
+    """DESCRIBE, reply."""
+
+    topics: list[TopicInfo]
+    durability: str
+    connections: int = 0
+    broker: str = ""
+    settings: dict[str, str] = {}
+
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+def _no_tag(_decoder: Any) -> NoReturn:
+    raise ValueError("CBOR tags are not used here")
+
+
+# Tags that cbor2 would turn into objects (dates, patterns, shared references): control bodies are plain data.
+_TAGS_REFUSED = {tag: _no_tag for tag in (*range(6), 25, 28, 29, 30, 35, 36, 37, 43000, 100, 256, 258, 260, 261, 1004)}
+
+
+def encode(body: msgspec.Struct) -> bytes:
+    """The CBOR map of a control body."""
+    return cbor2.dumps(msgspec.to_builtins(body))
+
+
+def decode(data: Buffer, kind: type[Body]) -> Body:
+    """A control body, checked.
+
+    Raises:
+        RemoteProtocolError: not one CBOR map with what ``kind`` asks for; the text names the key.
+    """
+    if len(data) > CONTROL_LIMIT:
+        raise RemoteProtocolError(f"a {kind.__name__} body of {len(data):,} bytes: {CONTROL_LIMIT:,} is the most")
+    try:
+        plain = cbor2.loads(
+            bytes(data),
+            max_depth=8,
+            semantic_decoders=_TAGS_REFUSED,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+            allow_indefinite=False,
+        )
+        if not isinstance(plain, dict):
+            raise RemoteProtocolError(f"a {kind.__name__} body is a CBOR {type(plain).__name__}, not a map")
+        return msgspec.convert(plain, kind)
+    except (cbor2.CBORError, msgspec.ValidationError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise RemoteProtocolError(f"a {kind.__name__} body is not understood: {error}") from error

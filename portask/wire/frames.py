@@ -1,0 +1,202 @@
+"""Frames: a 24-byte header and a body.
+
+::
+
+    off size field           little-endian, "<4sBBHIIII"
+      0    4 magic           b"PORT"
+      4    1 version         2
+      5    1 opcode          `Opcode`
+      6    2 flags           bit 0 REPLY; the others are reserved, zero, and rejected otherwise
+      8    4 body length     bytes that follow the header
+     12    4 correlation id  0 for one-way; an answer carries its request's
+     16    4 channel         what the frame belongs to; 0 for the connection itself
+     20    4 CRC32C          of bytes 0-19
+
+The header has a checksum of its own because everything after it depends on the length: a flipped bit there would make
+garbage of all that follows. Bodies are covered by their own checksums (batches) or by their structure (CBOR).
+
+`FrameParser` takes bytes cut anywhere. Frames that lie whole in one piece are views into that piece, not copies; only a
+frame that is cut is put together in a buffer of its own, which grows as bytes arrive: a header alone, whatever length it
+announces, costs nothing.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+
+import msgspec
+from crc32c import crc32c
+
+from portask.errors import FrameTooLarge, LocalProtocolError, RemoteProtocolError
+from portask.messages import Buffer
+
+MAGIC = b"PORT"
+VERSION = 2
+HEADER_SIZE = 24
+HELLO_LIMIT = 8 * 1024
+"""Body limit before the handshake is complete, bytes."""
+DEFAULT_LIMIT = 8 * 1024 * 1024
+"""Body limit that both sides offer unless configured otherwise, bytes."""
+
+REPLY = 1
+"""Flag: this frame answers a request of the same opcode."""
+_FLAGS = REPLY
+
+_HEADER = Struct("<4sBBHIIII")
+_CHECKED = Struct("<4sBBHIII")
+
+
+class Opcode(IntEnum):
+    """What a frame is for. Bodies are CBOR maps (`portask.wire.control`) except where a record batch is named."""
+
+    HELLO = 1
+    WELCOME = 2
+    ERROR = 3
+    PING = 4
+    PONG = 5
+    DRAIN = 6
+    OPEN = 16
+    PUBLISH = 17
+    """Body: one record batch."""
+    PUBACK = 18
+    SUBSCRIBE = 32
+    UNSUBSCRIBE = 33
+    DELIVER = 34
+    """Body: one or more record batches, back to back."""
+    CREDIT = 35
+    ACK = 36
+    NACK = 37
+    FETCH = 48
+    DESCRIBE = 49
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One parsed frame. ``body`` is a view, valid as long as the bytes that were fed are."""
+
+    opcode: int
+    flags: int
+    correlation: int
+    channel: int
+    body: memoryview
+
+
+def frame_header(opcode: int, length: int, correlation: int = 0, channel: int = 0, flags: int = 0) -> bytes:
+    """The 24 bytes before a body of ``length`` bytes. About 0.5 µs."""
+    head = _CHECKED.pack(MAGIC, VERSION, opcode, flags, length, correlation, channel)
+    return head + crc32c(head).to_bytes(4, "little")
+
+
+class FrameParser:
+    """Bytes in, frames out.
+
+    Attributes:
+        limit: Largest body accepted, bytes. A larger one is refused when its header is read.
+        failed: What was wrong with the stream, once something was. Nothing can be parsed after it.
+    """
+
+    __slots__ = ("_length", "_pending", "failed", "limit")
+
+    def __init__(self, limit: int = HELLO_LIMIT) -> None:
+        self.limit = limit
+        self.failed: RemoteProtocolError | None = None
+        self._pending: bytearray | None = None
+        self._length = 0  # of the frame in `_pending`, header included; 0 while its header is incomplete
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held of an incomplete frame."""
+        return len(self._pending) if self._pending is not None else 0
+
+    def feed(self, data: Buffer) -> list[Frame]:
+        """The frames that ``data`` completes. After a fault: those before it, and `failed` says what it was."""
+        frames: list[Frame] = []
+        if self.failed is not None:
+            return frames
+        view = memoryview(data)
+        try:
+            start = self._complete(view, frames) if self._pending is not None else 0
+            self._whole(view, start, frames)
+        except RemoteProtocolError as fault:
+            self.failed = fault
+            self._pending = None
+        return frames
+
+    def _whole(self, view: memoryview, start: int, frames: list[Frame]) -> None:
+        """Frames that lie whole in ``view``; keeps a copy of what is left."""
+        size = len(view)
+        while size - start >= HEADER_SIZE:
+            magic, version, opcode, flags, length, correlation, channel, check = _HEADER.unpack_from(view, start)
+            if (
+                crc32c(view[start : start + 20]) != check
+                or magic != MAGIC
+                or version != VERSION
+                or flags & ~_FLAGS
+                or length > self.limit
+            ):
+                self._refuse(view[start : start + HEADER_SIZE])
+            end = start + HEADER_SIZE + length
+            if end > size:
+                self._length = HEADER_SIZE + length
+                break
+            frames.append(Frame(opcode, flags, correlation, channel, view[start + HEADER_SIZE : end]))
+            start = end
+        if start < size:
+            self._pending = bytearray(view[start:])
+
+    def _complete(self, view: memoryview, frames: list[Frame]) -> int:
+        """Adds to the frame that was cut; returns how much of ``view`` it took."""
+        pending = self._pending
+        assert pending is not None  # noqa: S101 - for the type checker: the caller looked
+        taken = 0
+        if not self._length:
+            taken = min(HEADER_SIZE - len(pending), len(view))
+            pending += view[:taken]
+            if len(pending) < HEADER_SIZE:
+                return taken
+            magic, version, _, flags, length, _, _, check = _HEADER.unpack(pending)
+            if (
+                crc32c(memoryview(pending)[:20]) != check
+                or magic != MAGIC
+                or version != VERSION
+                or flags & ~_FLAGS
+                or length > self.limit
+            ):
+                self._refuse(memoryview(pending))
+            self._length = HEADER_SIZE + length
+        missing = self._length - len(pending)
+        part = view[taken : taken + missing]
+        pending += part
+        if len(part) < missing:
+            return len(view)
+        _, _, opcode, flags, _, correlation, channel, _ = _HEADER.unpack_from(pending)
+        frames.append(Frame(opcode, flags, correlation, channel, memoryview(pending)[HEADER_SIZE:]))
+        self._pending = None
+        self._length = 0
+        return taken + missing
+
+    def _refuse(self, header: memoryview) -> None:
+        """Says which field is wrong; the order matters: a stream that is no Portask at all should be told so."""
+        magic, version, opcode, flags, length, _, _, check = _HEADER.unpack(header)
+        if magic != MAGIC:
+            raise RemoteProtocolError(f"not a Portask frame: begins with {bytes(header[:4])!r} instead of {MAGIC!r}")
+        if crc32c(header[:20]) != check:
+            raise RemoteProtocolError("a frame header is damaged: its checksum does not match")
+        if version != VERSION:
+            raise RemoteProtocolError(f"frame version {version} is not spoken here: this is version {VERSION}")
+        if flags & ~_FLAGS:
+            raise RemoteProtocolError(f"reserved frame flags are set: {flags:#06x}")
+        raise FrameTooLarge(
+            f"a frame (opcode {opcode}) of {length:,} bytes is above the limit of {self.limit:,}: "
+            "send smaller batches or raise limits.max_frame_bytes"
+        )
+
+
+def check_outgoing(length: int, limit: int) -> None:
+    """Refuses to send what the peer said it would not take.
+
+    Raises:
+        LocalProtocolError: the body is above the negotiated limit.
+    """
+    if length > limit:
+        raise LocalProtocolError(f"a body of {length:,} bytes is above the negotiated limit of {limit:,}")
