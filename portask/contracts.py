@@ -324,8 +324,11 @@ class Storage(Protocol):
         """
         ...
 
-    def trim(self, partition: TopicPartition, before: int) -> None:
-        """Forgets whole batches that end at or before offset ``before``. Offsets stay as they are."""
+    def trim(self, partition: TopicPartition, before: int = 0, max_bytes: int | None = None) -> None:
+        """Forgets whole batches, oldest first: those that end at or before offset ``before``, and those above ``max_bytes``.
+
+        Offsets stay as they are. The newest batch always stays, so that the next offset is never forgotten.
+        """
         ...
 
     def flush(self, done: Callable[[PortaskError | None], None]) -> None:
@@ -371,6 +374,8 @@ class Endpoint(Protocol):
 
     closing: bool
     """Close the connection once its output is written."""
+    paused: bool
+    """Stop reading from the connection: it has more under way than the broker wants to hold. Changes are reported by `turn`."""
     congested: bool
     """Set by the server while it holds more unsent bytes than its high-water mark: no deliveries meanwhile."""
 

@@ -1,0 +1,114 @@
+"""One connection as the broker sees it: its protocol state, what arrived, and what it has open."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from portask.core.partitions import Cursor, Partition, Subscription
+from portask.errors import OffsetOutOfRange, PortaskError
+from portask.messages import Buffer
+from portask.wire import control
+from portask.wire.connection import Connection, Role, State
+from portask.wire.frames import Frame, Opcode
+
+if TYPE_CHECKING:
+    from portask.core.broker import Broker
+
+
+class Channel:
+    """A channel that the client opened for publishing to one partition.
+
+    Acks leave in the order of the publishes, so each publish holds a slot here until it and all before it are done.
+
+    Attributes:
+        slots: Publishes that wait for their ack: ``[correlation, base offset]``, the offset -1 until it is known.
+    """
+
+    __slots__ = ("partition", "slots")
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.slots: deque[list[int]] = deque()
+
+
+class Session:
+    """Implements `portask.contracts.Endpoint`."""
+
+    __slots__ = (
+        "_broker",
+        "acking",
+        "channels",
+        "closing",
+        "congested",
+        "connection",
+        "cursors",
+        "inbox",
+        "last_seen",
+        "logged",
+        "next_delivery",
+        "paused",
+        "peer",
+        "subscriptions",
+        "unacked",
+    )
+
+    def __init__(self, broker: Broker, peer: str, offer: control.Welcome, now: int) -> None:
+        self._broker = broker
+        self.peer = peer
+        self.connection = Connection(Role.BROKER, offer)
+        self.closing = False
+        self.congested = False
+        self.paused = False
+        self.logged = False
+        self.last_seen = now
+        self.inbox: list[Frame] = []
+        self.channels: dict[int, Channel] = {}
+        self.acking: dict[int, Channel] = {}
+        self.unacked = 0
+        self.subscriptions: dict[int, Subscription] = {}
+        self.cursors: dict[int, Cursor] = {}
+        self.next_delivery = control.DELIVERY_CHANNELS
+
+    def receive(self, data: Buffer) -> None:
+        """See `portask.contracts.Endpoint.receive`."""
+        frames = self.connection.receive(data)
+        if frames:
+            self.inbox += frames
+        self._broker.arrived(self)
+
+    def take_output(self) -> list[Buffer]:
+        """See `portask.contracts.Endpoint.take_output`."""
+        return self.connection.take_output()
+
+    @property
+    def gone(self) -> bool:
+        """Nothing can be sent any more."""
+        return self.connection.state is State.CLOSED
+
+    def refuse(self, error: PortaskError, correlation: int, channel: int = 0) -> None:
+        """Answers a request with ERROR. A one-way frame cannot be answered: its fault ends the connection."""
+        if self.gone:
+            return
+        if not correlation:
+            self.connection.fail(error)
+            self.closing = True
+            return
+        body = control.Error(error.code, str(error)[:1024])
+        if isinstance(error, OffsetOutOfRange):
+            body.first, body.next = error.first, error.next
+        self.connection.send_control(Opcode.ERROR, body, correlation, channel)
+
+    def flush_acks(self) -> None:
+        """One cumulative PUBACK a channel for the publishes that are done, in order."""
+        for number, channel in self.acking.items():
+            slots = channel.slots
+            offsets = []
+            last = 0
+            while slots and slots[0][1] >= 0:
+                last, offset = slots.popleft()
+                offsets.append(offset)
+            if offsets:
+                self.unacked -= len(offsets)
+                self.connection.send_control(Opcode.PUBACK, control.PubAck(offsets), last, number)
+        self.acking.clear()

@@ -1,0 +1,138 @@
+"""Gathers neighbouring one-record batches into one batch.
+
+A message published alone costs a 64-byte batch header, nearly as much as a small payload. A storage that keeps many of
+them keeps one header for all: record timestamps are relative to the batch's base timestamp, so the one field that must
+be written anew is the delta at the front of the record:
+
+    0x84 <delta> <key> <headers> <payload>      →      0x84 <delta + shift> <key> <headers> <payload>
+
+Batches of several records are left as they are: their header is already shared, and moving them would mean scanning
+every record. So is whatever is compressed, carries a producer id (its sequence numbers must stay), or is not CBOR.
+
+While a coalesced batch is open, the end of every record in it is known (4 bytes each). So a reader at any offset gets a
+batch that begins exactly there, and the tail can be read without closing the batch.
+"""
+
+from __future__ import annotations
+
+from array import array
+from struct import Struct
+
+from portask.contracts import COALESCE_WINDOW_US
+from portask.messages import RecordBatch
+from portask.wire import batches
+
+CBOR_SEQUENCE = 1
+"""Codec wire id of the CBOR record sequence, the only one whose records are understood here."""
+
+_RECORD = 0x84  # a CBOR array of four (RFC 8949 §3.1, major type 4)
+_U16 = Struct(">BH")
+_U32 = Struct(">BI")
+_U64 = Struct(">BQ")
+
+
+def encode_int(value: int) -> bytes:
+    """A CBOR integer in its shortest form (RFC 8949 §3.1, major types 0 and 1)."""
+    major, value = (0x00, value) if value >= 0 else (0x20, -1 - value)
+    if value < 24:
+        return bytes((major | value,))
+    if value < 0x100:
+        return bytes((major | 24, value))
+    if value < 0x10000:
+        return _U16.pack(major | 25, value)
+    if value < 0x100000000:
+        return _U32.pack(major | 26, value)
+    return _U64.pack(major | 27, value)
+
+
+def _read_int(data: memoryview, at: int) -> tuple[int, int] | None:
+    """A CBOR integer at ``at`` and where it ends; ``None`` if there is none."""
+    if at >= len(data):
+        return None
+    first = data[at]
+    size = {24: 1, 25: 2, 26: 4, 27: 8}.get(first & 0x1F, 0)
+    if first >= 0x40 or (first & 0x1F) > 27 or at + 1 + size > len(data):
+        return None
+    value = int.from_bytes(data[at + 1 : at + 1 + size], "big") if size else first & 0x1F
+    return (value if first < 0x20 else -1 - value), at + 1 + size
+
+
+class Coalescer:
+    """One batch that is still growing. Made from its first one-record batch (see `fits_alone`).
+
+    Attributes:
+        base_offset: Offset of its first record.
+        count: Records in it.
+        last_append: Append time of its newest record, µs.
+    """
+
+    __slots__ = ("_append_time", "_base_timestamp", "_data", "_ends", "_target", "_ttl", "base_offset", "count", "last_append")
+
+    def __init__(self, first: RecordBatch, base_offset: int, now: int, target: int = 64 * 1024) -> None:
+        self.base_offset = base_offset
+        self.count = 0
+        self.last_append = now
+        self._append_time = now
+        self._base_timestamp = first.base_timestamp
+        self._ttl = first.ttl
+        self._target = target
+        self._data = bytearray()
+        self._ends = array("I")
+
+    @staticmethod
+    def fits(batch: RecordBatch) -> bool:
+        """Whether ``batch`` is of the kind that is gathered at all."""
+        return (
+            batch.count == 1
+            and batch.codec == CBOR_SEQUENCE
+            and not batch.attributes
+            and not batch.producer
+            and batch.raw_length <= 4096
+        )
+
+    def __len__(self) -> int:
+        """Bytes of records gathered so far."""
+        return len(self._data)
+
+    def add(self, batch: RecordBatch, now: int) -> bool:
+        """Takes the batch's record in, as the next offset. False if it must go elsewhere; then nothing changed. About 1 µs.
+
+        The caller has asked `fits`.
+        """
+        if (
+            batch.ttl != self._ttl
+            or now - self._append_time >= COALESCE_WINDOW_US
+            or len(self._data) + batch.raw_length > self._target
+        ):
+            return False
+        record = memoryview(batch.data)[batches.BATCH_HEADER_SIZE :]
+        if record[0] != _RECORD:
+            return False
+        read = _read_int(record, 1)
+        if read is None:
+            return False
+        delta, end = read
+        delta += batch.base_timestamp - self._base_timestamp
+        if not -(1 << 64) <= delta < 1 << 64:
+            return False
+        self._data += b"\x84" + encode_int(delta)
+        self._data += record[end:]
+        self._ends.append(len(self._data))
+        self.count += 1
+        self.last_append = now
+        return True
+
+    def batch(self, offset: int | None = None) -> bytes:
+        """A stamped batch of the records from ``offset`` on (all by default). A copy: it stays as it is when more is added."""
+        skip = 0 if offset is None else offset - self.base_offset
+        start = self._ends[skip - 1] if skip else 0
+        body = bytes(memoryview(self._data)[start:])
+        return batches.build(
+            body,
+            self.count - skip,
+            codec=CBOR_SEQUENCE,
+            base_timestamp=self._base_timestamp,
+            ttl=self._ttl,
+            base_offset=self.base_offset + skip,
+            append_time=self._append_time,
+        )
