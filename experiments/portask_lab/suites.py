@@ -1,0 +1,189 @@
+"""The suites of the lab: what each asks, and how much time it may take.
+
+What a suite runs is declared beside the work itself, in the `PLANS` of each module of
+`portask_lab.workloads`; here are the names, the questions, the budgets, and how plans become jobs.
+
+Budgets, seconds of wall time on two cores. Profile ``quick`` must end within 4 minutes, everything included:
+
+============================================  =======  ==================================================
+conformance                                      15    every variant, in processes of their own
+serialization, compression, allocation           57
+rings, pools, workers, storage, memory           41
+throughput, latency, connections, cpu           112    servers, load generators, peers
+statistics, report and figures                   12
+============================================  =======  ==================================================
+
+A suite stops before its budget when every ratio's interval is narrower than `Profile.width`, and never before
+`Profile.blocks` blocks, so a budget can be overrun by a machine on which those alone take longer: the run
+then says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from portask.errors import ConfigError
+from portask_lab import workloads
+from portask_lab.workloads import Plan, Workload
+
+Scalar = str | int | float | bool | None
+
+
+class Suite(msgspec.Struct, frozen=True):
+    """One suite.
+
+    Attributes:
+        name: As on the command line.
+        title: Heading of its chapter in the report.
+        question: What a reader wants to know.
+        quick: Budget in profile ``quick``, seconds.
+        full: Budget in profile ``full``, seconds.
+    """
+
+    name: str
+    title: str
+    question: str
+    quick: float
+    full: float
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """How thoroughly a run measures.
+
+    Attributes:
+        name: ``quick`` or ``full``.
+        blocks: The least number of valid blocks a suite.
+        most: Never more blocks than this.
+        width: A suite may stop when every ratio's interval is narrower than this (0.04: ±2%).
+        seconds: Measuring time of one job in one process, unless its plan says otherwise.
+        samples: Timed samples a job and process.
+        messages: Messages of a corpus that are used.
+    """
+
+    name: str
+    blocks: int
+    most: int
+    width: float
+    seconds: float
+    samples: int
+    messages: int
+
+
+QUICK = Profile("quick", blocks=4, most=8, width=0.04, seconds=0.05, samples=5, messages=2_000)
+FULL = Profile("full", blocks=10, most=40, width=0.02, seconds=0.5, samples=15, messages=10_000)
+PROFILES = {profile.name: profile for profile in (QUICK, FULL)}
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "serialization",
+            "Serialization",
+            "How fast do messages become bytes, and bytes messages?",
+            27,
+            900,
+        ),
+        Suite("compression", "Compression", "What does a smaller batch cost?", 22, 900),
+        Suite("allocation", "Allocation", "How much memory does a message touch on its way?", 8, 120),
+        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 14, 600),
+        Suite("pools", "Buffer pools", "What does a buffer cost?", 5, 120),
+        Suite("workers", "Workers", "What does it cost to leave the loop, and what does it bring?", 7, 240),
+        Suite("storage", "Storage", "How fast are batches stored and read?", 6, 300),
+        Suite(
+            "memory", "Memory of queued messages", "How much memory do 100,000 waiting messages take?", 9, 240
+        ),
+        Suite(
+            "throughput",
+            "Network throughput",
+            "How many messages a second go from client to client?",
+            36,
+            1200,
+        ),
+        Suite("latency", "End-to-end latency", "How long does a message take, under which load?", 40, 1800),
+        Suite("connections", "Connections", "How many clients can be connected, all alive?", 14, 600),
+        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 22, 900),
+    )
+}
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One workload with one set of parameters: what a measuring process is told to do.
+
+    Attributes:
+        workload: `Workload.name`.
+        params: Its parameters; ``corpus`` among them when it has one.
+        seconds: How long to measure.
+        samples: Timed samples (not for workloads that measure themselves).
+        group: Jobs of one group share a process.
+        controlled: Whether the A/A control runs it.
+    """
+
+    workload: str
+    params: dict[str, Scalar]
+    seconds: float
+    samples: int
+    group: str
+    controlled: bool
+
+
+def choose(names: Sequence[str] | None) -> list[Suite]:
+    """The suites of these names, in the lab's order; all for ``None``.
+
+    Raises:
+        ConfigError: a name that does not exist.
+    """
+    unknown = [name for name in names or () if name not in SUITES]
+    if unknown:
+        raise ConfigError(f"there is no suite {unknown[0]!r}; the suites are {', '.join(SUITES)}")
+    return [suite for suite in SUITES.values() if names is None or suite.name in names]
+
+
+def jobs(
+    suite: Suite, profile: Profile, real: Sequence[str], plans: Iterable[Plan] | None = None
+) -> list[Job]:
+    """Everything that ``suite`` runs in ``profile``.
+
+    Args:
+        suite: Which.
+        profile: How thoroughly.
+        real: Names of the real corpora of this run: the built-in ones, or the user's own.
+        plans: For tests; the declared ones by default.
+    """
+    made: list[Job] = []
+    quick = profile.name == "quick"
+    for plan in workloads.plans() if plans is None else plans:
+        if plan.suite != suite.name:
+            continue
+        parameters = plan.quick if quick or plan.full is None else plan.full
+        selectors = plan.corpora if quick or plan.full_corpora is None else plan.full_corpora
+        seconds = plan.seconds[0 if quick else 1] if plan.seconds else profile.seconds
+        for number, params in enumerate(parameters):
+            for corpus in _corpora(selectors, real):
+                chosen: dict[str, Scalar] = {"corpus": corpus} if corpus else {}
+                chosen.update(params)
+                group = (
+                    f"{plan.workload}#{number}{corpus}" if plan.alone else workloads.get(plan.workload).family
+                )
+                made.append(Job(plan.workload, chosen, seconds, profile.samples, group, plan.controlled))
+    return made
+
+
+def families(suite_jobs: Iterable[Job]) -> list[str]:
+    """The families that these jobs compare, in order of appearance."""
+    return list(dict.fromkeys(workloads.get(job.workload).family for job in suite_jobs))
+
+
+def workload(job: Job) -> Workload:
+    """The workload of a job."""
+    return workloads.get(job.workload)
+
+
+def _corpora(selectors: Sequence[str], real: Sequence[str]) -> list[str]:
+    if not selectors:
+        return [""]
+    chosen: list[str] = []
+    for selector in selectors:
+        chosen += {"real": list(real), "main": list(real[:1])}.get(selector, [selector])
+    return list(dict.fromkeys(chosen))
