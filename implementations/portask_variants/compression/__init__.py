@@ -1,0 +1,1 @@
+"""Compression strategies: one a file; `zstd` holds what the zstd-based ones share."""
