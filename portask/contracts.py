@@ -398,7 +398,7 @@ class Engine(Protocol):
         """A new connection from ``peer`` (host:port, for logs)."""
         ...
 
-    def disconnect(self, endpoint: Endpoint) -> None:
+    def disconnect(self, endpoint: Any) -> None:
         """The transport is gone. Idempotent."""
         ...
 
@@ -408,6 +408,10 @@ class Engine(Protocol):
         Args:
             now: µs since the epoch.
         """
+        ...
+
+    def uncongested(self, endpoint: Any) -> None:
+        """The endpoint's unsent bytes fell below the server's low-water mark: deliveries go on with the next turn."""
         ...
 
     def deadline(self) -> int | None:

@@ -85,8 +85,3 @@ class Subscription:
     def ready(self) -> bool:
         """Whether another batch may go out now."""
         return self.messages > 0 and self.bytes > 0 and not self.session.congested
-
-    def spend(self, messages: int, size: int) -> None:
-        """Takes a delivery off the credit."""
-        self.messages -= messages
-        self.bytes -= size

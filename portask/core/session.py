@@ -49,6 +49,7 @@ class Session:
         "next_delivery",
         "paused",
         "peer",
+        "since",
         "subscriptions",
         "unacked",
     )
@@ -61,7 +62,7 @@ class Session:
         self.congested = False
         self.paused = False
         self.logged = False
-        self.last_seen = now
+        self.last_seen = self.since = now
         self.inbox: list[Frame] = []
         self.channels: dict[int, Channel] = {}
         self.acking: dict[int, Channel] = {}

@@ -48,6 +48,8 @@ class Welcome(msgspec.Struct):
         durability: What a publish ack means: memory, os, synced, server.
         features: Those asked for that are granted.
         keepalive: Seconds of silence after which the broker hangs up; 0 for never.
+        codec: The codec that a client without a choice of its own should use; empty for the client's default.
+        compression: Likewise.
     """
 
     version: int
@@ -56,6 +58,8 @@ class Welcome(msgspec.Struct):
     durability: str
     features: list[str] = []
     keepalive: float = 0
+    codec: str = ""
+    compression: str = ""
 
 
 class Error(msgspec.Struct, omit_defaults=True):

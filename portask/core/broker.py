@@ -1,0 +1,307 @@
+"""The broker: turns in, departures out.
+
+A server calls `Session.receive` for whatever it read, then `Broker.turn` once. A turn
+
+1. handles every frame that arrived, in the order of arrival per connection: batches go to the storage, which calls back
+   when they have the durability it declares (embedded storages before they return);
+2. sends deliveries (`portask.core.delivery`);
+3. flushes one cumulative ack a channel;
+4. looks at its timers: handshakes that take too long, connections that fell silent, retention;
+
+and returns the sessions that have something to write or are to be closed. Nothing here blocks, awaits, reads a clock or
+touches a socket, so any server can drive it, and tests can, with any clock they like.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from portask.contracts import LATEST, Storage
+from portask.core import requests
+from portask.core.delivery import Delivery
+from portask.core.partitions import Partition, Subscription, Topic
+from portask.core.retention import Retention
+from portask.core.session import Session
+from portask.core.topics import check_name
+from portask.errors import Draining, NotPermitted, PortaskError, RemoteProtocolError, UnknownPartition
+from portask.messages import TopicPartition
+from portask.wire import control
+from portask.wire.connection import State
+from portask.wire.frames import DEFAULT_LIMIT, VERSION, Opcode
+
+log = structlog.get_logger("portask.broker")
+
+_SECOND = 1_000_000
+SWEEP = _SECOND
+"""µs between looks at the timers."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker is set to. Times in µs, sizes in bytes.
+
+    Attributes:
+        name: For WELCOME and logs.
+        max_frame: Largest frame body taken.
+        max_raw: Most raw bytes a batch may declare.
+        hello_timeout: For the handshake.
+        keepalive: Silence after which a client is hung up on; 0 for never. Clients ping at a third of it.
+        max_connections: Further ones are refused with a reason.
+        max_unacked: Publishes of one connection that may wait for the storage before its reading is paused.
+        auto_create: Whether OPEN creates a topic.
+        default_partitions: For topics that are created without a number.
+        max_partitions: Most that a client may ask for.
+        max_channels: Channels, and subscriptions, of one connection.
+        partitions: For topics by name, instead of the default.
+        retention: By topic name; the empty name is the default.
+        clients: Codec and compression that clients without a choice of their own should use; empty for none.
+    """
+
+    name: str = "portask"
+    max_frame: int = DEFAULT_LIMIT
+    max_raw: int = 64 * 1024 * 1024
+    hello_timeout: int = 5 * _SECOND
+    keepalive: int = 90 * _SECOND
+    max_connections: int = 100_000
+    max_unacked: int = 10_000
+    auto_create: bool = True
+    default_partitions: int = 1
+    max_partitions: int = 1024
+    max_channels: int = 10_000
+    partitions: dict[str, int] = {}
+    retention: dict[str, Retention] = {}
+    clients: tuple[str, str] = ("", "")
+
+
+class Broker:
+    """Implements `portask.contracts.Engine`.
+
+    Attributes:
+        wake: Set by the server: asks, from any thread, for a turn soon.
+        now: The current turn's time, µs since the epoch.
+        topics: By name.
+        sessions: The open connections, oldest first.
+    """
+
+    def __init__(self, storage: Storage, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.storage = storage
+        self.wake: Callable[[], None] = lambda: None
+        self.now = 0
+        self.topics: dict[str, Topic] = {}
+        self.sessions: dict[Session, None] = {}
+        self.draining = False
+        self.delivery = Delivery(storage, self.mark)
+        self.turns = 0
+        self.in_turn = False
+        self._arrived: dict[Session, None] = {}
+        self._dirty: dict[Session, None] = {}
+        self._touched: dict[Partition, None] = {}
+        self._handshakes: deque[Session] = deque()
+        self._next_sweep = 0
+        self._offer = control.Welcome(
+            VERSION,
+            self.options.max_frame,
+            self.options.name,
+            storage.durability.value,
+            keepalive=self.options.keepalive / _SECOND,
+            codec=self.options.clients[0],
+            compression=self.options.clients[1],
+        )
+
+    # ── what a server calls ───────────────────────────────────────────────────────────────────────────────────────
+
+    def connect(self, peer: str, now: int) -> Session:
+        """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
+        session = Session(self, peer, self._offer, now)
+        if len(self.sessions) >= self.options.max_connections:
+            most = self.options.max_connections
+            session.connection.fail(NotPermitted(f"this broker takes {most:,} connections (limits.max_connections)"))
+            self._dirty[session] = None
+        else:
+            self._handshakes.append(session)
+        self.sessions[session] = None
+        return session
+
+    def disconnect(self, session: Session) -> None:
+        """See `portask.contracts.Engine.disconnect`."""
+        if self.sessions.pop(session, session) is session:
+            return
+        for subscription in session.subscriptions.values():
+            self.forget(subscription)
+        session.subscriptions.clear()
+        session.cursors.clear()
+        session.inbox.clear()
+        session.closing = True
+        self._arrived.pop(session, None)
+        self._dirty.pop(session, None)
+
+    def arrived(self, session: Session) -> None:
+        """Called by a session that received something."""
+        self._arrived[session] = None
+
+    def uncongested(self, session: Session) -> None:
+        """Called by a server when a congested connection has room again."""
+        session.congested = False
+        for subscription in session.subscriptions.values():
+            self.delivery.nudge(subscription)
+
+    def turn(self, now: int) -> Sequence[Session]:
+        """See `portask.contracts.Engine.turn`."""
+        self.now = now
+        self.turns += 1
+        self.in_turn = True
+        arrived, self._arrived = self._arrived, {}
+        dirty = self._dirty
+        for session in arrived:
+            dirty[session] = None
+            session.last_seen = now
+            inbox = session.inbox
+            if inbox:
+                session.inbox = []
+                requests.handle(self, session, inbox)
+        touched = self._touched
+        while touched:
+            partition, _ = touched.popitem()
+            if partition.fresh:
+                self.delivery.fresh(partition, now)
+            else:
+                self.delivery.behind.update(partition.cursors)
+        if self.delivery.behind:
+            self.delivery.catch_up(now)
+        if now >= self._next_sweep:
+            self._sweep(now)
+        self.in_turn = False
+        self._dirty = {}
+        return [session for session in dirty if self._departs(session)]
+
+    def deadline(self) -> int | None:
+        """See `portask.contracts.Engine.deadline`."""
+        if self.delivery.behind or self._dirty:
+            return 0
+        if self.sessions or self.options.retention:
+            return self._next_sweep
+        return None
+
+    def drain(self, now: int) -> None:
+        """See `portask.contracts.Engine.drain`."""
+        self.now = now
+        self.draining = True
+        for session in self.sessions:
+            if session.connection.state is State.OPEN:
+                session.connection.send(Opcode.DRAIN)
+            self._dirty[session] = None
+
+    # ── what requests use ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def topic(self, name: str, partitions: int) -> Topic:
+        """The topic, created with so many partitions (0 for the default) if it is new and may be.
+
+        Raises:
+            InvalidTopic: not a topic name.
+            NotPermitted: it is new and the settings do not create topics, or too many partitions are asked for.
+            Draining: it is new and the broker is going away.
+        """
+        found = self.topics.get(name)
+        if found is not None:
+            return found
+        check_name(name)
+        if self.draining:
+            raise Draining("this broker is going away: connect to another, or later")
+        if not self.options.auto_create:
+            raise NotPermitted(f"there is no topic {name!r} and this broker does not create topics (topics.auto_create)")
+        if partitions > self.options.max_partitions:
+            raise NotPermitted(f"{partitions:,} partitions: this broker allows {self.options.max_partitions:,}")
+        created = Topic(
+            name,
+            [
+                Partition(TopicPartition(name, number), 0)
+                for number in range(self.options.partitions.get(name, partitions) or self.options.default_partitions)
+            ],
+        )
+        for partition in created.partitions:
+            self.storage.lookup(partition.key, LATEST, _starting_at(partition))
+        self.topics[name] = created
+        for session in self.sessions:
+            for subscription in session.subscriptions.values():
+                if subscription.matches(name):
+                    requests.assign(self, subscription, created)
+        return created
+
+    def touch(self, partition: Partition) -> None:
+        """Batches were appended to it."""
+        self._touched[partition] = None
+        if not self.in_turn:
+            self.wake()
+
+    def mark(self, session: Session) -> None:
+        """The session has output, from a callback that may come outside a turn."""
+        self._dirty[session] = None
+        if not self.in_turn:
+            self.wake()
+
+    def forget(self, subscription: Subscription) -> None:
+        """Takes a subscription's cursors off their partitions."""
+        for cursor in subscription.cursors:
+            cursor.partition.cursors.pop(cursor, None)
+            self.delivery.behind.pop(cursor, None)
+            subscription.session.cursors.pop(cursor.delivery, None)
+
+    # ── the end of a turn ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _departs(self, session: Session) -> bool:
+        """Finishes a session's part of the turn; whether the server must look at it."""
+        connection = session.connection
+        if session.acking and not session.gone:
+            session.flush_acks()
+        paused = session.unacked > self.options.max_unacked
+        changed = paused is not session.paused
+        session.paused = paused
+        if connection.state is State.DRAINING and not session.unacked and connection.hello is not None:
+            requests.finish_drain(session)
+        if session.gone:
+            session.closing = True
+            if connection.fault is not None and not session.logged:
+                session.logged = True
+                log.warning("connection refused", peer=session.peer, code=connection.fault.code, reason=str(connection.fault))
+        return connection.has_output or session.closing or changed
+
+    def _sweep(self, now: int) -> None:
+        """Timers, once a second."""
+        self._next_sweep = now + SWEEP
+        handshakes = self._handshakes
+        limit = now - self.options.hello_timeout
+        while handshakes and (handshakes[0].connection.state is not State.HANDSHAKE or handshakes[0].since <= limit):
+            session = handshakes.popleft()
+            if session.connection.state is State.HANDSHAKE and session in self.sessions:
+                seconds = self.options.hello_timeout / _SECOND
+                session.connection.fail(RemoteProtocolError(f"no HELLO within {seconds:g} s"))
+                self._dirty[session] = None
+        if self.options.keepalive:
+            silent = now - self.options.keepalive
+            for session in self.sessions:
+                if session.last_seen < silent and not session.gone:
+                    seconds = self.options.keepalive / _SECOND
+                    session.connection.fail(RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING"))
+                    self._dirty[session] = None
+        retention = self.options.retention
+        if retention:
+            default = retention.get("")
+            for topic in self.topics.values():
+                policy = retention.get(topic.name, default)
+                if policy is not None:
+                    for partition in topic.partitions:
+                        policy.apply(self.storage, partition.key, now)
+
+
+def _starting_at(partition: Partition) -> Callable[[int, PortaskError | None], None]:
+    def found(offset: int, error: PortaskError | None) -> None:
+        if error is None:
+            partition.next = max(partition.next, offset)
+        elif not isinstance(error, UnknownPartition):
+            log.error("storage cannot be read", partition=str(partition.key), reason=str(error))
+
+    return found

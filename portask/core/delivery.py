@@ -1,0 +1,153 @@
+"""Who gets what at the end of a turn.
+
+Two ways lead to a subscriber. A cursor that stands at the tail gets the arriving batch itself: the same bytes behind a
+new stamp, never read back. A cursor that is behind, or for which several batches arrived in one turn, reads from the
+storage, which gathers small batches: so a consumer that lags reads few, large batches, and catching up gets cheaper the
+further it is behind.
+
+Nothing is sent without credit, nor to a connection whose output is congested; such a cursor just stays behind and is
+looked at again when credit arrives. The broker's memory is never used to wait for a consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from portask.contracts import Storage
+from portask.core.partitions import Cursor, Partition, Subscription
+from portask.core.session import Session
+from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError
+from portask.messages import Buffer, RecordBatch
+from portask.wire import batches, control
+from portask.wire.frames import REPLY, Opcode
+
+READ_LIMIT = 256 * 1024
+"""Bytes that one cursor reads a turn: large enough to be cheap, small enough that others get their turn soon."""
+_JOIN_BELOW = 16 * 1024
+
+
+class Delivery:
+    """Moves batches from turns and storage to cursors.
+
+    Attributes:
+        behind: Cursors that should read from the storage at the next occasion.
+    """
+
+    def __init__(self, storage: Storage, mark: Callable[[Session], None]) -> None:
+        self._storage = storage
+        self._mark = mark
+        self.behind: dict[Cursor, None] = {}
+        self._reads: dict[tuple[Partition, int], Sequence[Buffer]] = {}
+
+    def fresh(self, partition: Partition, now: int) -> None:
+        """Serves the cursors of a partition that got batches in this turn."""
+        arrived = partition.fresh
+        direct: list[Buffer] | None = None
+        base, batch = arrived[0] if len(arrived) == 1 else (-1, None)
+        for cursor in partition.cursors:
+            if cursor.reading or not cursor.subscription.ready:
+                continue
+            if batch is None or cursor.offset != base:
+                self.behind[cursor] = None
+                continue
+            if direct is None:
+                direct = _stamped(batch, base, now)
+            self._send(cursor, direct, batch.count, len(batch.data), base + batch.count)
+        arrived.clear()
+
+    def catch_up(self, now: int) -> None:
+        """One read for every cursor that is behind and may go on."""
+        waiting, self.behind = self.behind, {}
+        for cursor in waiting:
+            if not cursor.reading and cursor.subscription.ready and cursor.offset < cursor.partition.next:
+                self._read(cursor, now)
+        self._reads.clear()
+
+    def nudge(self, subscription: Subscription) -> None:
+        """The subscription may go on: credit came, or its connection has room again."""
+        if subscription.ready:
+            for cursor in subscription.cursors:
+                if cursor.offset < cursor.partition.next:
+                    self.behind[cursor] = None
+
+    def _read(self, cursor: Cursor, now: int) -> None:
+        partition = cursor.partition
+        known = self._reads.get((partition, cursor.offset))
+        if known is not None:
+            self._deliver(cursor, known, now)
+            return
+        cursor.reading = True
+        offset = cursor.offset
+
+        def done(found: Sequence[Buffer], error: PortaskError | None) -> None:
+            cursor.reading = False
+            if cursor not in partition.cursors:
+                return  # it unsubscribed meanwhile
+            if isinstance(error, OffsetOutOfRange):
+                self._skip(cursor, error.first)
+            elif error is not None:
+                cursor.subscription.session.refuse(error, 0)
+                self._mark(cursor.subscription.session)
+            else:
+                self._reads[partition, offset] = found
+                self._deliver(cursor, found, now)
+
+        self._storage.read(partition.key, offset, min(READ_LIMIT, max(cursor.subscription.bytes, 1)), done)
+
+    def _skip(self, cursor: Cursor, first: int) -> None:
+        """Retention overtook the cursor: it goes on at the oldest record, and the client is told where that is."""
+        cursor.offset = first
+        key = cursor.partition.key
+        body = control.Assigned(key.topic, key.partition, cursor.delivery, first)
+        session = cursor.subscription.session
+        session.connection.send_control(Opcode.SUBSCRIBE, body, 0, cursor.subscription.channel, REPLY)
+        self._mark(session)
+        self.behind[cursor] = None
+
+    def _deliver(self, cursor: Cursor, found: Sequence[Buffer], now: int) -> None:
+        subscription = cursor.subscription
+        room = subscription.session.connection.max_batch
+        messages, size = subscription.messages, subscription.bytes
+        parts: list[Buffer] = []
+        count = total = 0
+        end = cursor.offset
+        for batch in found:
+            base, time, records, ttl = batches.peek(batch)
+            if ttl and batches.expires_at(time, ttl) <= now:
+                end = base + records
+                continue
+            length = len(batch)
+            if parts and (count >= messages or total >= size or total + length > room):
+                break
+            parts.append(batch)
+            count += records
+            total += length
+            end = base + records
+        if parts:
+            self._send(cursor, parts, count, total, end)
+        else:
+            cursor.offset = end
+        if cursor.offset < cursor.partition.next and subscription.ready:
+            self.behind[cursor] = None
+
+    def _send(self, cursor: Cursor, parts: list[Buffer], count: int, size: int, end: int) -> None:
+        subscription = cursor.subscription
+        session = subscription.session
+        try:
+            session.connection.send_parts(Opcode.DELIVER, parts, 0, cursor.delivery)
+        except LocalProtocolError as error:
+            text = f"a batch of {cursor.partition.key} cannot be delivered: {error}; connect with a larger max_frame"
+            session.refuse(LocalProtocolError(text), 0)
+            self._mark(session)
+            return
+        self._mark(session)
+        cursor.offset = end
+        subscription.messages -= count
+        subscription.bytes -= size
+
+
+def _stamped(batch: RecordBatch, base: int, now: int) -> list[Buffer]:
+    """An arriving batch as it goes out. Small ones are joined once, for all who get them; large ones are never copied."""
+    rest = memoryview(batch.data)[batches.STAMP_SIZE :]
+    head = batches.stamp(base, now)
+    return [head + rest] if len(rest) < _JOIN_BELOW else [head, rest]

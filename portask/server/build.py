@@ -1,0 +1,67 @@
+"""From settings to a broker: makes the chosen variants and puts them together."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from portask import registry
+from portask.config.settings import Retention as RetentionSettings
+from portask.config.settings import Settings
+from portask.contracts import Server, Storage
+from portask.core.broker import Broker, Options
+from portask.core.retention import Retention
+
+_US = 1_000_000
+PARTS = ("pool", "workers", "compression", "ring")
+"""Families whose chosen variant is handed to every other variant that has a parameter of that name."""
+
+
+def build(settings: Settings) -> tuple[Broker, Server]:
+    """A broker and the server to run it, made of the variants that ``settings`` choose.
+
+    A part is handed on by name: a storage with a parameter ``compression`` gets the chosen compression, a server with a
+    parameter ``pool`` the chosen pool. Parts that nobody asks for are not made.
+
+    Raises:
+        UnknownVariant: no such name.
+        VariantUnavailable: a library is missing.
+    """
+    given = {"max_bytes": settings.memory.max_bytes}
+    storage: Storage = _make(settings, "storage", given)
+    server: Server = _make(settings, "server", given)
+    return Broker(storage, options(settings)), server
+
+
+def options(settings: Settings) -> Options:
+    """The core's options, in its units."""
+    limits, topics = settings.limits, settings.topics
+    retention = {"": _retention(topics.retention)}
+    retention |= {name: _retention(override.retention) for name, override in topics.named.items()}
+    return Options(
+        max_frame=limits.max_frame_bytes,
+        hello_timeout=int(limits.hello_timeout_s * _US),
+        keepalive=int(limits.idle_timeout_s * _US),
+        max_connections=limits.max_connections,
+        auto_create=topics.auto_create,
+        default_partitions=topics.default_partitions,
+        partitions={name: override.partitions for name, override in topics.named.items()},
+        retention={name: policy for name, policy in retention.items() if policy is not None},
+        clients=(settings.codec.variant, settings.compression.variant),
+    )
+
+
+def _retention(settings: RetentionSettings) -> Retention | None:
+    if not (settings.bytes or settings.age_s or settings.count):
+        return None
+    return Retention(settings.bytes or None, int(settings.age_s * _US) or None, settings.count or None)
+
+
+def _make(settings: Settings, family: str, given: dict[str, Any]) -> Any:
+    """One chosen variant, with the parts it asks for. An option of the file wins over what we would hand in."""
+    choice = settings.choice(family)
+    target = registry.get(family, choice.variant).load()
+    wanted = inspect.signature(target).parameters
+    parts = {name: _make(settings, name, given) for name in PARTS if name in wanted and name != family}
+    parts |= {name: value for name, value in given.items() if name in wanted}
+    return target(**{**parts, **choice.options})
