@@ -1,10 +1,11 @@
 """One small Protocol per family: what a variant must do, and not one method more.
 
-What only some variants can do is a second Protocol (`StreamingCodec`, `BatchRing`, `Closeable`). Whether a variant can is seen
+What only some variants can do is a second Protocol (`StreamingCodec`, `BatchRing`, `Closeable`). Whether a
+variant can is seen
 with ``isinstance``; the registry's ``capabilities`` say what cannot be seen from outside ("processes").
 
-A variant is created by calling its registered target with the options of the config file as keyword arguments:
-``Entry.make(**options)``. All options have defaults.
+A variant is created by calling its registered target with the options of the config file as keyword
+arguments: ``Entry.make(**options)``. All options have defaults.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ FAMILIES = ("codec", "ring", "pool", "compression", "workers", "storage", "serve
 """The seven families, in the order in which a message meets them."""
 
 
-# ── codec ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── codec
+# ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @runtime_checkable
 class Codec(Protocol):
     """Messages ↔ the record area of a batch. Whole batches per call; holds no state between calls.
 
-    Wire id 1 is a CBOR sequence (RFC 8742) of records ``[timestamp delta µs, key|null, headers|null, payload]``, and all
-    variants with that id produce the same bytes: shortest-form integers and lengths, definite lengths, headers in the
-    mapping's own order, an empty mapping as null (RFC 8949 §4.2.1 but for the key order).
+    Wire id 1 is a CBOR sequence (RFC 8742) of records ``[timestamp delta µs, key|null, headers|null,
+    payload]``, and all
+    variants with that id produce the same bytes: shortest-form integers and lengths, definite lengths,
+    headers in the mapping's own order, an empty mapping as null (RFC 8949 §4.2.1 but for the key order).
     """
 
     wire_id: int
@@ -45,7 +48,8 @@ class Codec(Protocol):
     def decode(self, body: Buffer, count: int, base_timestamp: int) -> Sequence[Message]:
         """Exactly ``count`` messages that fill ``body`` to its last byte, with absolute timestamps.
 
-        Accepts any well-formed CBOR of the record's shape: also longer-than-shortest lengths, and indefinite-length
+        Accepts any well-formed CBOR of the record's shape: also longer-than-shortest lengths, and
+        indefinite-length
         strings as streaming encoders write them. Payloads are copies: they outlive ``body``.
 
         Raises:
@@ -61,8 +65,10 @@ class StreamingCodec(Protocol):
     On the wire the payload is an indefinite-length byte string (RFC 8949 §3.2.3) of definite chunks.
     """
 
-    def encode_stream(self, message: Message, payload: Iterable[Buffer], base_timestamp: int) -> Iterator[bytes]:
-        """The record in pieces; ``message.payload`` must be empty, ``payload`` gives its bytes. Holds one chunk at a time."""
+    def encode_stream(
+        self, message: Message, payload: Iterable[Buffer], base_timestamp: int
+    ) -> Iterator[bytes]:
+        """The record in pieces, one chunk held at a time. ``payload`` gives its bytes; ``message.payload`` is empty."""
         ...
 
     def stream_decoder(self, base_timestamp: int) -> StreamDecoder:
@@ -86,15 +92,18 @@ class StreamDecoder(Protocol):
         ...
 
 
-# ── ring ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── ring
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @runtime_checkable
 class Ring(Protocol):
     """A bounded FIFO of byte records between one producer and one consumer. Never blocks.
 
-    Made with ``capacity`` in bytes. A record occupies its length and `RECORD_OVERHEAD` (framing, alignment). A ring accepts
-    at least half its capacity in records of any one size up to an eighth of it, and never holds more than its capacity.
+    Made with ``capacity`` in bytes. A record occupies its length and `RECORD_OVERHEAD` (framing, alignment).
+    A ring accepts
+    at least half its capacity in records of any one size up to an eighth of it, and never holds more than
+    its capacity.
     """
 
     capacity: int
@@ -123,7 +132,7 @@ class Ring(Protocol):
         ...
 
     def close(self) -> None:
-        """No more puts; what is inside can still be taken. Idempotent. Frees shared resources when both sides closed."""
+        """No more puts; what is inside can still be taken. Idempotent. The last side to close frees what is shared."""
         ...
 
 
@@ -160,7 +169,8 @@ class SharedRing(Protocol):
         ...
 
 
-# ── pool ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── pool
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class PoolStats(NamedTuple):
@@ -197,7 +207,8 @@ class Pool(Protocol):
         ...
 
 
-# ── compression ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── compression
+# ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Packed(NamedTuple):
@@ -212,8 +223,8 @@ class Packed(NamedTuple):
 class Compression(Protocol):
     """Decides whether and how hard to compress a record area, and does it. One instance a stream; keeps statistics.
 
-    The way back is not a strategy: `portask.wire.compression.decompress` reads the batch's attributes, bounded by the raw
-    length that the batch declares.
+    The way back is not a strategy: `portask.wire.compression.decompress` reads the batch's attributes,
+    bounded by the raw length that the batch declares.
     """
 
     coalesce: int
@@ -229,15 +240,16 @@ class Compression(Protocol):
         ...
 
 
-# ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── workers
+# ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @runtime_checkable
 class Workers(Protocol):
     """Runs CPU-heavy or blocking steps off the loop, bounded. Results come back on the thread that calls `poll`.
 
-    Made with ``limit`` (steps in flight) and ``notify`` (called from any thread when results wait; must be thread-safe and
-    cheap; may be called more often than needed).
+    Made with ``limit`` (steps in flight) and ``notify`` (called from any thread when results wait; must be
+    thread-safe and cheap; may be called more often than needed).
     """
 
     def submit(self, step: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
@@ -257,7 +269,8 @@ class Workers(Protocol):
         ...
 
 
-# ── storage ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── storage
+# ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Durability(Enum):
@@ -290,8 +303,8 @@ Found = Callable[[int, PortaskError | None], None]
 class Storage(Protocol):
     """Appends record batches and gives them back by offset. Completes by callback; embedded ones before they return.
 
-    Offsets of a partition are dense from 0 and never reused. A storage may store neighbouring small batches as one
-    (`portask.wire.coalesce`), never reorders, and never changes a record.
+    Offsets of a partition are dense from 0 and never reused. A storage may store neighbouring small batches
+    as one (`portask.wire.coalesce`), never reorders, and never changes a record.
     """
 
     durability: Durability
@@ -303,15 +316,16 @@ class Storage(Protocol):
             partition: Created by its first append.
             batch: Already checked; its stamp bytes are ignored.
             now: Append time, µs since the epoch; never goes back within a partition.
-            done: Called with the base offset once the declared durability is reached, or with `StorageFull` or another error.
+            done: Called with the base offset once the declared durability is reached, or with `StorageFull`
+                or another error.
         """
         ...
 
     def read(self, partition: TopicPartition, offset: int, limit: int, done: Read) -> None:
-        """Batches from the one that contains ``offset``, about ``limit`` bytes of them but at least one if there is one.
+        """Batches from the one that contains ``offset``: about ``limit`` bytes, but at least one if there is one.
 
-        The first batch may begin before ``offset``: readers skip. An offset equal to the next one gives no batches.
-        The buffers stay valid and unchanged for as long as the caller holds them.
+        The first batch may begin before ``offset``: readers skip. An offset equal to the next one gives no
+        batches. The buffers stay valid and unchanged for as long as the caller holds them.
         Errors: `UnknownPartition`, `OffsetOutOfRange`.
         """
         ...
@@ -319,13 +333,13 @@ class Storage(Protocol):
     def lookup(self, partition: TopicPartition, when: int, done: Found) -> None:
         """The offset to read from: for `EARLIEST`, `LATEST`, or the first record appended at ``when`` µs or later.
 
-        Coalescing blurs append times by at most `COALESCE_WINDOW_US`: a time lookup may answer that much early, never
-        late. Errors: `UnknownPartition`.
+        Coalescing blurs append times by at most `COALESCE_WINDOW_US`: a time lookup may answer that much
+        early, never late. Errors: `UnknownPartition`.
         """
         ...
 
     def trim(self, partition: TopicPartition, before: int = 0, max_bytes: int | None = None) -> None:
-        """Forgets whole batches, oldest first: those that end at or before offset ``before``, and those above ``max_bytes``.
+        """Forgets whole batches, oldest first: those that end at or before ``before``, and those above ``max_bytes``.
 
         Offsets stay as they are. The newest batch always stays, so that the next offset is never forgotten.
         """
@@ -362,20 +376,22 @@ class Closeable(Protocol):
         ...
 
 
-# ── server ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── server
+# ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Endpoint(Protocol):
     """What a server calls: one per connection. `portask.core.session.Session` is the one there is.
 
-    The server reads bytes and calls ``receive``; after it has read every ready socket it calls ``Engine.turn`` once, then
+    The server reads bytes and calls ``receive``; after it has read every ready socket it calls
+    ``Engine.turn`` once, then
     writes what ``take_output`` of each returned session gives in one vectored write.
     """
 
     closing: bool
     """Close the connection once its output is written."""
     paused: bool
-    """Stop reading from the connection: it has more under way than the broker wants to hold. Changes are reported by `turn`."""
+    """Stop reading from the connection: it has too much under way. `turn` reports changes."""
     congested: bool
     """Set by the server while it holds more unsent bytes than its high-water mark: no deliveries meanwhile."""
 
@@ -384,7 +400,7 @@ class Endpoint(Protocol):
         ...
 
     def take_output(self) -> list[Buffer]:
-        """What to write now, in order; the list is the caller's. Views into receive buffers are valid until they are reused."""
+        """What to write now, in order. Views into receive buffers are valid until those are reused."""
         ...
 
 
@@ -430,7 +446,8 @@ class Server(Protocol):
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         """Serves until `stop`; calls ``ready(host, port)`` once it listens (port 0 picks a free one). Blocks.
 
-        On stop: no more accepts, `Engine.drain`, up to the ``grace`` option's seconds to write what is queued, then closes.
+        On stop: no more accepts, `Engine.drain`, up to the ``grace`` option's seconds to write what is
+        queued, then closes.
 
         Raises:
             OSError: the address is in use or not ours.

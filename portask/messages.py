@@ -1,8 +1,9 @@
 """The two things that move: a message, and a batch of records.
 
-`Message` is what an application sees. It is a frozen ``msgspec.Struct`` outside the garbage collector's sight:
-holding a million of them costs no collection pauses, and creating one costs about a tenth of a frozen dataclass
-(`reports/decisions/0002-message-type.md` has the comparison).
+`Message` is what an application sees. It is a frozen ``msgspec.Struct`` outside the garbage collector's
+sight:
+holding a million of them costs no collection pauses, and creating one costs about a tenth of a frozen
+dataclass (`reports/decisions/0002-message-type.md` has the comparison).
 
 `RecordBatch` is what the broker sees: a view of encoded bytes and the header fields it routes by. The broker
 never decodes a payload.
@@ -28,7 +29,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         payload: The application's bytes; may be empty.
-        key: Chooses the partition (by hash, on the client) and nothing else. ``None`` spreads messages evenly.
+        key: Chooses the partition (by hash, on the client) and nothing else. ``None`` spreads messages
+            evenly.
         headers: Small metadata, or ``None``. An empty mapping travels as ``None``.
         timestamp: µs since the epoch. 0 means "unset": the producer's clock fills it, one reading a batch.
     """
@@ -55,8 +57,8 @@ class TopicPartition(msgspec.Struct, frozen=True, gc=False, order=True):
 class RecordBatch(msgspec.Struct, gc=False):
     """A record batch as bytes, with the header fields that routing and storage need.
 
-    Made by `portask.wire.batches.parse` (checked) or ``build``. ``data`` is the whole batch, header included; it may
-    be a view into a receive buffer that is valid only until the current turn ends.
+    Made by `portask.wire.batches.parse` (checked) or ``build``. ``data`` is the whole batch, header
+    included; it may be a view into a receive buffer that is valid only until the current turn ends.
 
     Attributes:
         data: The batch, 64-byte header first.

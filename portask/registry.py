@@ -1,15 +1,17 @@
 """Which variants there are, found by name and loaded when used.
 
-A variant is one `Entry`: a line that says its family, its name, where its class is, and which libraries it needs. The
-reference variants are listed here by name; everything else comes through the entry-point group ``portask.variants``, each
-entry point being an iterable of `Entry`. A newcomer adds one file and one such line, in this tree or in a package of
-its own:
+A variant is one `Entry`: a line that says its family, its name, where its class is, and which libraries it
+needs. The
+reference variants are listed here by name; everything else comes through the entry-point group
+``portask.variants``, each
+entry point being an iterable of `Entry`. A newcomer adds one file and one such line, in this tree or in a
+package of its own:
 
     [project.entry-points."portask.variants"]
     my_rings = "my_package.portask_variants:VARIANTS"
 
-Nothing is imported until `Entry.load`. A missing library makes the variant unavailable, with the pip line that brings it;
-an error inside the variant's own module is that module's bug and is raised as it is.
+Nothing is imported until `Entry.load`. A missing library makes the variant unavailable, with the pip line
+that brings it; an error inside the variant's own module is that module's bug and is raised as it is.
 """
 
 from __future__ import annotations
@@ -36,9 +38,12 @@ class Entry(msgspec.Struct, frozen=True):
         name: Unique within the family; what the config file says.
         target: ``"module:attribute"``, called with the config's options.
         summary: One line for people.
-        needs: Importable modules it needs beyond the core; ``"module=distribution"`` where pip knows it by another name.
-        capabilities: What cannot be seen from the class: ``"threads"``, ``"processes"`` for rings, ``"native"`` for compiled parts.
-        requires: Why it may be unavailable besides libraries: ``"module:function"`` that returns a reason or ``None``.
+        needs: Importable modules it needs beyond the core; ``"module=distribution"`` where pip knows it by
+            another name.
+        capabilities: What cannot be seen from the class: ``"threads"``, ``"processes"`` for rings,
+            ``"native"`` for compiled parts.
+        requires: Why it may be unavailable besides libraries: ``"module:function"`` that returns a reason or
+            ``None``.
     """
 
     family: str
@@ -51,7 +56,9 @@ class Entry(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise VariantError(f"{self.name!r} names the family {self.family!r}; the families are {', '.join(FAMILIES)}")
+            raise VariantError(
+                f"{self.name!r} names the family {self.family!r}; the families are {', '.join(FAMILIES)}"
+            )
 
     @property
     def label(self) -> str:
@@ -96,13 +103,36 @@ def _resolve(target: str) -> Any:
 
 
 REFERENCE = (
-    Entry("codec", "cbor2", "portask.reference.codec:Cbor2Codec", "CBOR by the cbor2 library: the specification"),
-    Entry("ring", "deque", "portask.reference.ring:DequeRing", "collections.deque", capabilities=frozenset({"threads"})),
+    Entry(
+        "codec", "cbor2", "portask.reference.codec:Cbor2Codec", "CBOR by the cbor2 library: the specification"
+    ),
+    Entry(
+        "ring",
+        "deque",
+        "portask.reference.ring:DequeRing",
+        "collections.deque",
+        capabilities=frozenset({"threads"}),
+    ),
     Entry("pool", "none", "portask.reference.pool:NoPool", "allocates every time"),
     Entry("compression", "never", "portask.reference.compression:Never", "leaves every batch as it is"),
-    Entry("workers", "inline", "portask.reference.workers:InlineWorkers", "runs each step at once, on the caller's thread"),
-    Entry("storage", "memory", "portask.reference.storage:MemoryStorage", "a log in RAM, small batches coalesced"),
-    Entry("server", "asyncio-streams", "portask.server.asyncio_streams:StreamsServer", "asyncio streams, a task a connection"),
+    Entry(
+        "workers",
+        "inline",
+        "portask.reference.workers:InlineWorkers",
+        "runs each step at once, on the caller's thread",
+    ),
+    Entry(
+        "storage",
+        "memory",
+        "portask.reference.storage:MemoryStorage",
+        "a log in RAM, small batches coalesced",
+    ),
+    Entry(
+        "server",
+        "asyncio-streams",
+        "portask.server.asyncio_streams:StreamsServer",
+        "asyncio streams, a task a connection",
+    ),
 )
 REFERENCE_NAMES = {entry.family: entry.name for entry in REFERENCE}
 """The reference variant of each family."""
@@ -122,14 +152,16 @@ def _discover() -> tuple[dict[tuple[str, str], Entry], tuple[Problem, ...]]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             offered = tuple(point.load())
-        except Exception as error:  # noqa: BLE001 - a stranger's package: whatever it does, the others still work
+        except Exception as error:  # noqa: BLE001 - a stranger's package must not break the others
             problems.append(Problem(point.value, f"{type(error).__name__}: {error}"))
             continue
         for entry in offered:
             if not isinstance(entry, Entry):
                 problems.append(Problem(point.value, f"offers {entry!r}, which is no portask.registry.Entry"))
             elif (entry.family, entry.name) in found:
-                problems.append(Problem(point.value, f"offers {entry.label}, a name that is taken: rename it"))
+                problems.append(
+                    Problem(point.value, f"offers {entry.label}, a name that is taken: rename it")
+                )
             else:
                 found[entry.family, entry.name] = entry
     return found, tuple(problems)
@@ -139,7 +171,9 @@ def entries(family: str | None = None) -> list[Entry]:
     """All variants (of one family), available or not: by family, the reference first, then by name."""
     reference = {(entry.family, entry.name) for entry in REFERENCE}
     chosen = [entry for entry in _discover()[0].values() if family in {None, entry.family}]
-    return sorted(chosen, key=lambda e: (FAMILIES.index(e.family), (e.family, e.name) not in reference, e.name))
+    return sorted(
+        chosen, key=lambda e: (FAMILIES.index(e.family), (e.family, e.name) not in reference, e.name)
+    )
 
 
 def problems() -> tuple[Problem, ...]:

@@ -2,14 +2,15 @@
 
 A server calls `Session.receive` for whatever it read, then `Broker.turn` once. A turn
 
-1. handles every frame that arrived, in the order of arrival per connection: batches go to the storage, which calls back
+1. handles every frame that arrived, in the order of arrival per connection: batches go to the storage, which
+calls back
    when they have the durability it declares (embedded storages before they return);
 2. sends deliveries (`portask.core.delivery`);
 3. flushes one cumulative ack a channel;
 4. looks at its timers: handshakes that take too long, connections that fell silent, retention;
 
-and returns the sessions that have something to write or are to be closed. Nothing here blocks, awaits, reads a clock or
-touches a socket, so any server can drive it, and tests can, with any clock they like.
+and returns the sessions that have something to write or are to be closed. Nothing here blocks, awaits, reads
+a clock or touches a socket, so any server can drive it, and tests can, with any clock they like.
 """
 
 from __future__ import annotations
@@ -112,14 +113,17 @@ class Broker:
             compression=self.options.clients[1],
         )
 
-    # ── what a server calls ───────────────────────────────────────────────────────────────────────────────────────
+    # ── what a server calls
+    # ───────────────────────────────────────────────────────────────────────────────────────
 
     def connect(self, peer: str, now: int) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
         session = Session(self, peer, self._offer, now)
         if len(self.sessions) >= self.options.max_connections:
             most = self.options.max_connections
-            session.connection.fail(NotPermitted(f"this broker takes {most:,} connections (limits.max_connections)"))
+            session.connection.fail(
+                NotPermitted(f"this broker takes {most:,} connections (limits.max_connections)")
+            )
             self._dirty[session] = None
         else:
             self._handshakes.append(session)
@@ -195,14 +199,16 @@ class Broker:
                 session.connection.send(Opcode.DRAIN)
             self._dirty[session] = None
 
-    # ── what requests use ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── what requests use
+    # ─────────────────────────────────────────────────────────────────────────────────────────
 
     def topic(self, name: str, partitions: int) -> Topic:
         """The topic, created with so many partitions (0 for the default) if it is new and may be.
 
         Raises:
             InvalidTopic: not a topic name.
-            NotPermitted: it is new and the settings do not create topics, or too many partitions are asked for.
+            NotPermitted: it is new and the settings do not create topics, or too many partitions are asked
+            for.
             Draining: it is new and the broker is going away.
         """
         found = self.topics.get(name)
@@ -212,14 +218,20 @@ class Broker:
         if self.draining:
             raise Draining("this broker is going away: connect to another, or later")
         if not self.options.auto_create:
-            raise NotPermitted(f"there is no topic {name!r} and this broker does not create topics (topics.auto_create)")
+            raise NotPermitted(
+                f"there is no topic {name!r} and this broker does not create topics (topics.auto_create)"
+            )
         if partitions > self.options.max_partitions:
-            raise NotPermitted(f"{partitions:,} partitions: this broker allows {self.options.max_partitions:,}")
+            raise NotPermitted(
+                f"{partitions:,} partitions: this broker allows {self.options.max_partitions:,}"
+            )
         created = Topic(
             name,
             [
                 Partition(TopicPartition(name, number), 0)
-                for number in range(self.options.partitions.get(name, partitions) or self.options.default_partitions)
+                for number in range(
+                    self.options.partitions.get(name, partitions) or self.options.default_partitions
+                )
             ],
         )
         for partition in created.partitions:
@@ -250,7 +262,8 @@ class Broker:
             self.delivery.behind.pop(cursor, None)
             subscription.session.cursors.pop(cursor.delivery, None)
 
-    # ── the end of a turn ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── the end of a turn
+    # ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _departs(self, session: Session) -> bool:
         """Finishes a session's part of the turn; whether the server must look at it."""
@@ -266,7 +279,12 @@ class Broker:
             session.closing = True
             if connection.fault is not None and not session.logged:
                 session.logged = True
-                log.warning("connection refused", peer=session.peer, code=connection.fault.code, reason=str(connection.fault))
+                log.warning(
+                    "connection refused",
+                    peer=session.peer,
+                    code=connection.fault.code,
+                    reason=str(connection.fault),
+                )
         return connection.has_output or session.closing or changed
 
     def _sweep(self, now: int) -> None:
@@ -274,7 +292,9 @@ class Broker:
         self._next_sweep = now + SWEEP
         handshakes = self._handshakes
         limit = now - self.options.hello_timeout
-        while handshakes and (handshakes[0].connection.state is not State.HANDSHAKE or handshakes[0].since <= limit):
+        while handshakes and (
+            handshakes[0].connection.state is not State.HANDSHAKE or handshakes[0].since <= limit
+        ):
             session = handshakes.popleft()
             if session.connection.state is State.HANDSHAKE and session in self.sessions:
                 seconds = self.options.hello_timeout / _SECOND
@@ -285,7 +305,9 @@ class Broker:
             for session in self.sessions:
                 if session.last_seen < silent and not session.gone:
                     seconds = self.options.keepalive / _SECOND
-                    session.connection.fail(RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING"))
+                    session.connection.fail(
+                        RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING")
+                    )
                     self._dirty[session] = None
         retention = self.options.retention
         if retention:

@@ -1,12 +1,14 @@
 """Who gets what at the end of a turn.
 
-Two ways lead to a subscriber. A cursor that stands at the tail gets the arriving batch itself: the same bytes behind a
-new stamp, never read back. A cursor that is behind, or for which several batches arrived in one turn, reads from the
-storage, which gathers small batches: so a consumer that lags reads few, large batches, and catching up gets cheaper the
-further it is behind.
+Two ways lead to a subscriber. A cursor that stands at the tail gets the arriving batch itself: the same
+bytes behind a
+new stamp, never read back. A cursor that is behind, or for which several batches arrived in one turn, reads
+from the
+storage, which gathers small batches: so a consumer that lags reads few, large batches, and catching up gets
+cheaper the further it is behind.
 
-Nothing is sent without credit, nor to a connection whose output is congested; such a cursor just stays behind and is
-looked at again when credit arrives. The broker's memory is never used to wait for a consumer.
+Nothing is sent without credit, nor to a connection whose output is congested; such a cursor just stays
+behind and is looked at again when credit arrives. The broker's memory is never used to wait for a consumer.
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ class Delivery:
 
 
 def _stamped(batch: RecordBatch, base: int, now: int) -> list[Buffer]:
-    """An arriving batch as it goes out. Small ones are joined once, for all who get them; large ones are never copied."""
+    """An arriving batch as it goes out. Small ones are joined, once for all who get them; large ones never."""
     rest = memoryview(batch.data)[batches.STAMP_SIZE :]
     head = batches.stamp(base, now)
     return [head + rest] if len(rest) < _JOIN_BELOW else [head, rest]

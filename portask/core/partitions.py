@@ -18,7 +18,8 @@ class Partition:
         key: Topic and number.
         next: The offset that the next append gets, as far as completed appends say.
         cursors: Who reads it.
-        fresh: Batches appended in the current turn, with their base offsets: these may go out without being read back.
+        fresh: Batches appended in the current turn, with their base offsets: these may go out without being
+            read back.
     """
 
     __slots__ = ("cursors", "fresh", "key", "next")
@@ -66,13 +67,16 @@ class Subscription:
 
     Attributes:
         channel: The client's number for it.
-        messages: Credit left, in messages. Below zero after a batch took more than there was: batches are never cut.
+        messages: Credit left, in messages. Below zero after a batch took more than there was: batches are
+            never cut.
         bytes: Credit left, in bytes.
     """
 
     __slots__ = ("bytes", "channel", "cursors", "matches", "messages", "only_partition", "session")
 
-    def __init__(self, session: Session, channel: int, matches: Callable[[str], object], only_partition: int | None) -> None:
+    def __init__(
+        self, session: Session, channel: int, matches: Callable[[str], object], only_partition: int | None
+    ) -> None:
         self.session = session
         self.channel = channel
         self.matches = matches

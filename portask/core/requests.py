@@ -72,7 +72,7 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
         if turn == broker.turns and broker.in_turn:
             partition.fresh.append((offset, batch))
         else:
-            partition.fresh.clear()  # the arrival's bytes are gone: whoever reads it reads it from the storage
+            partition.fresh.clear()  # the arrival's bytes are gone: readers go to the storage
             broker.mark(session)
         broker.touch(partition)
 
@@ -86,7 +86,9 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
     topic = broker.topic(body.topic, body.partitions)
     partition = _partition(topic, body.partition)
     if len(session.channels) >= broker.options.max_channels:
-        raise NotPermitted(f"{len(session.channels):,} channels are open on this connection: close some, or open another")
+        raise NotPermitted(
+            f"{len(session.channels):,} channels are open on this connection: close some, or open another"
+        )
     session.channels[frame.channel] = Channel(partition)
     reply = control.Open(body.topic, body.partition, len(topic.partitions))
     session.connection.send_control(Opcode.OPEN, reply, frame.correlation, frame.channel, REPLY)
@@ -94,7 +96,9 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
 
 def _partition(topic: Topic, number: int) -> Partition:
     if not 0 <= number < len(topic.partitions):
-        raise UnknownPartition(f"{topic.name} has the partitions 0 to {len(topic.partitions) - 1}, not {number}")
+        raise UnknownPartition(
+            f"{topic.name} has the partitions 0 to {len(topic.partitions) - 1}, not {number}"
+        )
     return topic.partitions[number]
 
 
@@ -106,7 +110,9 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
     if body.start < LATEST - 1 or body.messages < 0 or body.bytes < 0:
         raise RemoteProtocolError("start is -2 (earliest), -1 (latest) or an offset; credit is not negative")
     if len(session.subscriptions) >= broker.options.max_channels:
-        raise NotPermitted(f"{len(session.subscriptions):,} subscriptions on this connection: drop some, or open another")
+        raise NotPermitted(
+            f"{len(session.subscriptions):,} subscriptions on this connection: drop some, or open another"
+        )
     check_filter(body.filter)
     subscription = Subscription(session, number, matcher(body.filter), body.partition)
     subscription.messages, subscription.bytes = body.messages, body.bytes
@@ -224,12 +230,16 @@ def _ack(broker: Broker, session: Session, frame: Frame) -> None:
     if cursor is not None:
         for first, last in body.ranges:
             if not 0 <= first <= last < cursor.offset:
-                raise RemoteProtocolError(f"ACK of the offsets {first} to {last}: {cursor.offset} is the next to deliver")
+                raise RemoteProtocolError(
+                    f"ACK of the offsets {first} to {last}: {cursor.offset} is the next to deliver"
+                )
             cursor.acked = max(cursor.acked, last)
 
 
 def _nack(broker: Broker, session: Session, frame: Frame) -> None:
-    raise NotPermitted("NACK needs a group: a plain subscription sees every record once; subscribe again from the offset")
+    raise NotPermitted(
+        "NACK needs a group: a plain subscription sees every record once; subscribe again from the offset"
+    )
 
 
 def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
@@ -259,7 +269,9 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
             room -= len(batch)
             parts.append(batch)
         if found and not parts:
-            refuse(LocalProtocolError(f"a batch of {len(found[0]):,} bytes is above this connection's max_frame"))
+            refuse(
+                LocalProtocolError(f"a batch of {len(found[0]):,} bytes is above this connection's max_frame")
+            )
             return
         session.connection.send_parts(Opcode.DELIVER, parts, frame.correlation, frame.channel, REPLY)
         broker.mark(session)
@@ -285,7 +297,9 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
         parts = []
         for partition in topic.partitions:
             size = catalog.size(partition.key) if catalog else -1
-            info = control.PartitionInfo(partition.key.partition, 0, partition.next, size, len(partition.cursors))
+            info = control.PartitionInfo(
+                partition.key.partition, 0, partition.next, size, len(partition.cursors)
+            )
             storage.lookup(partition.key, EARLIEST, _first_of(info))
             parts.append(info)
         described.append(control.TopicInfo(topic.name, parts))

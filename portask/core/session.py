@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 class Channel:
     """A channel that the client opened for publishing to one partition.
 
-    Acks leave in the order of the publishes, so each publish holds a slot here until it and all before it are done.
+    Acks leave in the order of the publishes, so each publish holds a slot here until it and all before it
+    are done.
 
     Attributes:
-        slots: Publishes that wait for their ack: ``[correlation, base offset]``, the offset -1 until it is known.
+        slots: Publishes that wait for their ack: ``[correlation, base offset]``, the offset -1 until it is
+            known.
     """
 
     __slots__ = ("partition", "slots")

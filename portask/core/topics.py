@@ -1,7 +1,9 @@
 """Topic names and filters.
 
-A topic name is tokens joined by dots: ``orders.eu.created``. A token is 1 or more of ``A-Z a-z 0-9 _ -``. A filter may have
-``*`` in place of any one token, and ``>`` as its last token for one or more of the rest (the notation of NATS subjects):
+A topic name is tokens joined by dots: ``orders.eu.created``. A token is 1 or more of ``A-Z a-z 0-9 _ -``. A
+filter may have
+``*`` in place of any one token, and ``>`` as its last token for one or more of the rest (the notation of
+NATS subjects):
 
     orders.*        orders.eu             not orders, not orders.eu.created
     orders.>        orders.eu, orders.eu.created, not orders
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from portask.errors import InvalidTopic
 
 MAX_LENGTH = 255
-_TOKEN = r"[A-Za-z0-9_-]+"
+_TOKEN = r"[A-Za-z0-9_-]+"  # noqa: S105 - a part of a name, no secret
 _NAME = re.compile(rf"{_TOKEN}(?:\.{_TOKEN})*")
 _FILTER = re.compile(rf"(?:(?:{_TOKEN}|\*)\.)*(?:{_TOKEN}|\*|>)")
 
@@ -43,7 +45,9 @@ def check_filter(text: str) -> str:
     if len(text) > MAX_LENGTH:
         raise InvalidTopic(f"a filter of {len(text)} characters: {MAX_LENGTH} is the most")
     if not _FILTER.fullmatch(text):
-        raise InvalidTopic(f"{text!r} is not a filter: use topic tokens, * for one token, > as the last for the rest")
+        raise InvalidTopic(
+            f"{text!r} is not a filter: use topic tokens, * for one token, > as the last for the rest"
+        )
     return text
 
 

@@ -1,9 +1,11 @@
 """A log in RAM: the specification of what a storage does, and the storage of choice where a restart may forget.
 
-A partition is a list of whole batches in offset order, and beside it two arrays to find them by: base offsets, and the
-append time of the newest record in each. Messages published one at a time are gathered into batches of about 64 KiB
-(`portask.wire.coalesce`), so that 100,000 queued messages of 64 bytes take some 8 MB and a reader that fell behind reads
-few, large batches.
+A partition is a list of whole batches in offset order, and beside it two arrays to find them by: base
+offsets, and the
+append time of the newest record in each. Messages published one at a time are gathered into batches of about
+64 KiB
+(`portask.wire.coalesce`), so that 100,000 queued messages of 64 bytes take some 8 MB and a reader that fell
+behind reads few, large batches.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class MemoryStorage:
     """Keeps batches in RAM. Lost when the process ends.
 
     Args:
-        max_bytes: Bytes over all partitions; beyond it appends fail with `StorageFull`. Nothing is ever dropped silently.
+        max_bytes: Bytes over all partitions; beyond it appends fail with `StorageFull`. Nothing is ever
+            dropped silently.
         coalesce_bytes: Target size of a gathered batch.
         compression: Packs gathered batches when they are closed; ``None`` leaves them.
     """
@@ -72,7 +75,12 @@ class MemoryStorage:
     def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
         """See `portask.contracts.Storage.append`. Completes at once."""
         if self._used + len(batch.data) > self._max_bytes:
-            done(-1, StorageFull(f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"))
+            done(
+                -1,
+                StorageFull(
+                    f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"
+                ),
+            )
             return
         log = self._logs.get(partition)
         if log is None:
@@ -83,7 +91,9 @@ class MemoryStorage:
             pass
         else:
             self._close(log)
-            log.keep(b"".join((batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :])), base, now)
+            log.keep(
+                b"".join((batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :])), base, now
+            )
         log.next = base + batch.count
         self._used += log.size - before
         done(base, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from portask.server.driver import Driver, LoopServer
 
@@ -16,7 +17,7 @@ class StreamsServer(LoopServer):
         """Starts accepting."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            link = driver.connect(writer.transport)
+            link = driver.connect(cast("asyncio.Transport", writer.transport))
             endpoint = link.endpoint
             try:
                 while data := await reader.read(_READ):
@@ -24,7 +25,9 @@ class StreamsServer(LoopServer):
                     driver.arrived()
                     if writer.transport.get_write_buffer_size() > _READ:
                         endpoint.congested = True
-                        await writer.drain()  # the peer does not read: neither do we read from it, until it does
+                        await (
+                            writer.drain()
+                        )  # the peer does not read: neither do we read from it, until it does
                         driver.engine.uncongested(endpoint)
             except ConnectionError:
                 pass  # the peer is gone; what it had open is given up below

@@ -20,8 +20,8 @@ PARTS = ("pool", "workers", "compression", "ring")
 def build(settings: Settings) -> tuple[Broker, Server]:
     """A broker and the server to run it, made of the variants that ``settings`` choose.
 
-    A part is handed on by name: a storage with a parameter ``compression`` gets the chosen compression, a server with a
-    parameter ``pool`` the chosen pool. Parts that nobody asks for are not made.
+    A part is handed on by name: a storage with a parameter ``compression`` gets the chosen compression, a
+    server with a parameter ``pool`` the chosen pool. Parts that nobody asks for are not made.
 
     Raises:
         UnknownVariant: no such name.

@@ -1,7 +1,7 @@
 """What every asyncio server shares: when to take a turn, what to write after it, how to stop.
 
-Everything that arrives in one loop iteration becomes one turn: the first arrival schedules it, the others find it
-scheduled. Writes happen once a connection at the end of the turn.
+Everything that arrives in one loop iteration becomes one turn: the first arrival schedules it, the others
+find it scheduled. Writes happen once a connection at the end of the turn.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Driver:
         self.engine.drain(self.now())
         self.arrived()
         deadline = self._loop.time() + grace
-        while self.links and self._loop.time() < deadline:
+        while self.links and self._loop.time() < deadline:  # noqa: ASYNC110 - once, at the end of a life
             await asyncio.sleep(0.01)
         for link in list(self.links.values()):
             link.transport.close()

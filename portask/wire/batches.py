@@ -19,7 +19,8 @@
      58    2 zero              reserved
      60    4 first sequence    of the producer, 0 for none
 
-The broker reads headers and never decodes a payload; whoever decodes must check that the raw length is what came out.
+The broker reads headers and never decodes a payload; whoever decodes must check that the raw length is what
+came out.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ def build(
         sequence,
     )
     head = base_offset.to_bytes(8, "little") + append_time.to_bytes(8, "little")
-    sizes = (BATCH_HEADER_SIZE + length).to_bytes(4, "little") + crc32c(body, crc32c(tail)).to_bytes(4, "little")
+    sizes = (BATCH_HEADER_SIZE + length).to_bytes(4, "little") + crc32c(body, crc32c(tail)).to_bytes(
+        4, "little"
+    )
     return b"".join((head, sizes, tail, body))
 
 
@@ -110,9 +113,23 @@ def parse(data: Buffer, max_raw_length: int = MAX_RAW_LENGTH) -> RecordBatch:
     size = len(data)
     if size < BATCH_HEADER_SIZE:
         raise BatchCorrupt(f"{size} bytes are too few for a batch: its header alone is {BATCH_HEADER_SIZE}")
-    offset, time, length, check, version, codec, attributes, count, raw, ttl, base, producer, epoch, zero, sequence = (
-        _HEADER.unpack_from(data)
-    )
+    (
+        offset,
+        time,
+        length,
+        check,
+        version,
+        codec,
+        attributes,
+        count,
+        raw,
+        ttl,
+        base,
+        producer,
+        epoch,
+        zero,
+        sequence,
+    ) = _HEADER.unpack_from(data)
     if length != size:
         raise BatchCorrupt(f"the batch says it is {length:,} bytes long, {size:,} came")
     if crc32c(memoryview(data)[24:]) != check:
@@ -120,16 +137,22 @@ def parse(data: Buffer, max_raw_length: int = MAX_RAW_LENGTH) -> RecordBatch:
     if version != BATCH_VERSION:
         raise BatchCorrupt(f"batch version {version} is not known here: this is version {BATCH_VERSION}")
     if zero or not count:
-        raise BatchCorrupt("the batch has no records" if not count else "a reserved field of the batch is not zero")
+        raise BatchCorrupt(
+            "the batch has no records" if not count else "a reserved field of the batch is not zero"
+        )
     if attributes & _RESERVED_ATTRIBUTES:
         raise BatchCorrupt(f"reserved attributes of the batch are set: {attributes:#06x}")
     if raw > max_raw_length:
         raise BatchTooLarge(f"the batch unfolds to {raw:,} bytes, above the limit of {max_raw_length:,}")
     if not attributes and raw != size - BATCH_HEADER_SIZE:
-        raise BatchCorrupt(f"an uncompressed batch declares {raw:,} raw bytes and carries {size - BATCH_HEADER_SIZE:,}")
+        raise BatchCorrupt(
+            f"an uncompressed batch declares {raw:,} raw bytes and carries {size - BATCH_HEADER_SIZE:,}"
+        )
     if count > raw:
         raise BatchCorrupt(f"{count:,} records cannot fit in {raw:,} raw bytes")
-    return RecordBatch(data, count, codec, attributes, raw, ttl, base, producer, epoch, sequence, offset, time)
+    return RecordBatch(
+        data, count, codec, attributes, raw, ttl, base, producer, epoch, sequence, offset, time
+    )
 
 
 def split(data: Buffer, max_raw_length: int = MAX_RAW_LENGTH) -> list[RecordBatch]:

@@ -1,16 +1,19 @@
 """Gathers neighbouring one-record batches into one batch.
 
-A message published alone costs a 64-byte batch header, nearly as much as a small payload. A storage that keeps many of
-them keeps one header for all: record timestamps are relative to the batch's base timestamp, so the one field that must
-be written anew is the delta at the front of the record:
+A message published alone costs a 64-byte batch header, nearly as much as a small payload. A storage that
+keeps many of
+them keeps one header for all: record timestamps are relative to the batch's base timestamp, so the one field
+that must be written anew is the delta at the front of the record:
 
     0x84 <delta> <key> <headers> <payload>      →      0x84 <delta + shift> <key> <headers> <payload>
 
-Batches of several records are left as they are: their header is already shared, and moving them would mean scanning
-every record. So is whatever is compressed, carries a producer id (its sequence numbers must stay), or is not CBOR.
+Batches of several records are left as they are: their header is already shared, and moving them would mean
+scanning
+every record. So is whatever is compressed, carries a producer id (its sequence numbers must stay), or is not
+CBOR.
 
-While a coalesced batch is open, the end of every record in it is known (4 bytes each). So a reader at any offset gets a
-batch that begins exactly there, and the tail can be read without closing the batch.
+While a coalesced batch is open, the end of every record in it is known (4 bytes each). So a reader at any
+offset gets a batch that begins exactly there, and the tail can be read without closing the batch.
 """
 
 from __future__ import annotations
@@ -66,7 +69,17 @@ class Coalescer:
         last_append: Append time of its newest record, µs.
     """
 
-    __slots__ = ("_append_time", "_base_timestamp", "_data", "_ends", "_target", "_ttl", "base_offset", "count", "last_append")
+    __slots__ = (
+        "_append_time",
+        "_base_timestamp",
+        "_data",
+        "_ends",
+        "_target",
+        "_ttl",
+        "base_offset",
+        "count",
+        "last_append",
+    )
 
     def __init__(self, first: RecordBatch, base_offset: int, now: int, target: int = 64 * 1024) -> None:
         self.base_offset = base_offset
@@ -95,7 +108,7 @@ class Coalescer:
         return len(self._data)
 
     def add(self, batch: RecordBatch, now: int) -> bool:
-        """Takes the batch's record in, as the next offset. False if it must go elsewhere; then nothing changed. About 1 µs.
+        """Takes the batch's record in, as the next offset; about 1 µs. False, and nothing done, if it cannot be.
 
         The caller has asked `fits`.
         """
@@ -123,7 +136,7 @@ class Coalescer:
         return True
 
     def batch(self, offset: int | None = None) -> bytes:
-        """A stamped batch of the records from ``offset`` on (all by default). A copy: it stays as it is when more is added."""
+        """A stamped batch of the records from ``offset`` on (all by default). A copy: it stays as it is."""
         skip = 0 if offset is None else offset - self.base_offset
         start = self._ends[skip - 1] if skip else 0
         body = bytes(memoryview(self._data)[start:])

@@ -1,16 +1,21 @@
 """The connection, without I/O: which frames may arrive in which state, and what they lead to.
 
-The same class serves both sides. ``connection.receive(data)`` gives the frames that the layer above must handle;
-``connection.take_output()`` gives the bytes to write. The handshake, PING and protocol faults are handled here.
+The same class serves both sides. ``connection.receive(data)`` gives the frames that the layer above must
+handle;
+``connection.take_output()`` gives the bytes to write. The handshake, PING and protocol faults are handled
+here.
 
-The transitions are a table, `TRANSITIONS`: per role and state, the opcodes that may arrive and the state that each leads
-to. An opcode that exists and is missing from the row is the peer's protocol error; an opcode that nobody knows is answered with
-ERROR and the connection goes on (RFC-style tolerance: a newer peer may try).
+The transitions are a table, `TRANSITIONS`: per role and state, the opcodes that may arrive and the state
+that each leads
+to. An opcode that exists and is missing from the row is the peer's protocol error; an opcode that nobody
+knows is answered with ERROR and the connection goes on (RFC-style tolerance: a newer peer may try).
 
 ::
 
-    broker   HANDSHAKE ──HELLO──▶ OPEN ──DRAIN──▶ DRAINING        client   HANDSHAKE ──WELCOME──▶ OPEN ──DRAIN──▶ DRAINING
-             any state ──fault──▶ CLOSED                                   any state ──fault, ERROR with correlation 0──▶ CLOSED
+    broker   HANDSHAKE ──HELLO──▶ OPEN ──DRAIN──▶ DRAINING        client   HANDSHAKE ──WELCOME──▶ OPEN
+    ──DRAIN──▶ DRAINING
+             any state ──fault──▶ CLOSED                                   any state ──fault, ERROR with
+             correlation 0──▶ CLOSED
 """
 
 from __future__ import annotations
@@ -77,16 +82,29 @@ _ANSWERS = (
     Opcode.ERROR,
 )
 # A client that said DRAIN publishes and subscribes nothing more; it still takes what is under way.
-_LAST_REQUESTS = (Opcode.UNSUBSCRIBE, Opcode.CREDIT, Opcode.ACK, Opcode.NACK, Opcode.PING, Opcode.PONG, Opcode.ERROR)
+_LAST_REQUESTS = (
+    Opcode.UNSUBSCRIBE,
+    Opcode.CREDIT,
+    Opcode.ACK,
+    Opcode.NACK,
+    Opcode.PING,
+    Opcode.PONG,
+    Opcode.ERROR,
+)
+
+
+def _row(opcodes: tuple[Opcode, ...], state: State) -> dict[int, State]:
+    return dict.fromkeys(opcodes, state)
+
 
 TRANSITIONS: dict[tuple[Role, State], dict[int, State]] = {
     (Role.BROKER, State.HANDSHAKE): {Opcode.HELLO: State.OPEN},
-    (Role.BROKER, State.OPEN): dict.fromkeys(_REQUESTS, State.OPEN) | {Opcode.DRAIN: State.DRAINING},
-    (Role.BROKER, State.DRAINING): dict.fromkeys(_LAST_REQUESTS, State.DRAINING) | {Opcode.DRAIN: State.DRAINING},
+    (Role.BROKER, State.OPEN): _row(_REQUESTS, State.OPEN) | {Opcode.DRAIN: State.DRAINING},
+    (Role.BROKER, State.DRAINING): _row(_LAST_REQUESTS, State.DRAINING) | {Opcode.DRAIN: State.DRAINING},
     (Role.BROKER, State.CLOSED): {},
     (Role.CLIENT, State.HANDSHAKE): {Opcode.WELCOME: State.OPEN, Opcode.ERROR: State.CLOSED},
-    (Role.CLIENT, State.OPEN): dict.fromkeys(_ANSWERS, State.OPEN) | {Opcode.DRAIN: State.DRAINING},
-    (Role.CLIENT, State.DRAINING): dict.fromkeys(_ANSWERS, State.DRAINING) | {Opcode.DRAIN: State.DRAINING},
+    (Role.CLIENT, State.OPEN): _row(_ANSWERS, State.OPEN) | {Opcode.DRAIN: State.DRAINING},
+    (Role.CLIENT, State.DRAINING): _row(_ANSWERS, State.DRAINING) | {Opcode.DRAIN: State.DRAINING},
     (Role.CLIENT, State.CLOSED): {},
 }
 _KNOWN = frozenset(Opcode)
@@ -103,9 +121,22 @@ class Connection:
         fault: Why the connection is closed, if a fault closed it.
     """
 
-    __slots__ = ("_allowed", "_offer", "_out", "_parser", "_peer_limit", "fault", "hello", "role", "state", "welcome")
+    __slots__ = (
+        "_allowed",
+        "_offer",
+        "_out",
+        "_parser",
+        "_peer_limit",
+        "fault",
+        "hello",
+        "role",
+        "state",
+        "welcome",
+    )
 
-    def __init__(self, role: Role, offer: control.Welcome | None = None, *, max_frame: int = DEFAULT_LIMIT) -> None:
+    def __init__(
+        self, role: Role, offer: control.Welcome | None = None, *, max_frame: int = DEFAULT_LIMIT
+    ) -> None:
         """Args: ``offer`` is what a broker welcomes with; ``max_frame`` what a client takes, bytes."""
         self.role = role
         self.state = State.HANDSHAKE
@@ -118,7 +149,8 @@ class Connection:
         self._allowed = TRANSITIONS[role, State.HANDSHAKE]
         self._out: list[Buffer] = []
 
-    # ── what arrives ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what arrives
+    # ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, data: Buffer) -> list[Frame]:
         """The frames in ``data`` that the caller must handle, in order. Never raises for what the peer sent.
@@ -183,9 +215,13 @@ class Connection:
     def _welcome(self, hello: control.Hello) -> None:
         if VERSION not in hello.versions:
             spoken = ", ".join(map(str, hello.versions[:8])) or "none"
-            raise RemoteProtocolError(f"the client speaks the versions {spoken}; this broker speaks {VERSION}")
+            raise RemoteProtocolError(
+                f"the client speaks the versions {spoken}; this broker speaks {VERSION}"
+            )
         if hello.max_frame < HELLO_LIMIT:
-            raise RemoteProtocolError(f"max_frame {hello.max_frame} is too small: {HELLO_LIMIT} bytes at least")
+            raise RemoteProtocolError(
+                f"max_frame {hello.max_frame} is too small: {HELLO_LIMIT} bytes at least"
+            )
         self.hello = hello
         self._peer_limit = hello.max_frame
         granted = [feature for feature in hello.features if feature in self._offer.features]
@@ -209,7 +245,8 @@ class Connection:
         self.state = state
         self._allowed = TRANSITIONS[self.role, state]
 
-    # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what is sent
+    # ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def max_batch(self) -> int:
@@ -221,7 +258,9 @@ class Connection:
         hello = control.Hello([VERSION], self._offer.max_frame, client, token=token)
         self.send(Opcode.HELLO, control.encode(hello))
 
-    def send(self, opcode: int, body: Buffer = b"", correlation: int = 0, channel: int = 0, flags: int = 0) -> None:
+    def send(
+        self, opcode: int, body: Buffer = b"", correlation: int = 0, channel: int = 0, flags: int = 0
+    ) -> None:
         """Queues one frame. ``body`` must not change until it is written.
 
         Raises:
@@ -235,11 +274,15 @@ class Connection:
         if length:
             self._out.append(body)
 
-    def send_control(self, opcode: int, body: msgspec.Struct, correlation: int = 0, channel: int = 0, flags: int = 0) -> None:
+    def send_control(
+        self, opcode: int, body: msgspec.Struct, correlation: int = 0, channel: int = 0, flags: int = 0
+    ) -> None:
         """Queues one frame with a CBOR body."""
         self.send(opcode, control.encode(body), correlation, channel, flags)
 
-    def send_parts(self, opcode: int, parts: list[Buffer], correlation: int = 0, channel: int = 0, flags: int = 0) -> None:
+    def send_parts(
+        self, opcode: int, parts: list[Buffer], correlation: int = 0, channel: int = 0, flags: int = 0
+    ) -> None:
         """Queues one frame whose body is ``parts``, one after the other, without joining them."""
         length = sum(map(len, parts))
         if self.state is State.CLOSED:

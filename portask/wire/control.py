@@ -1,7 +1,7 @@
 """Control bodies: CBOR maps with text keys, checked into typed structs.
 
-Unknown keys are ignored, so that a newer peer can say more; a missing or mistyped key is the peer's error. Each struct
-below documents one opcode's body, request and reply.
+Unknown keys are ignored, so that a newer peer can say more; a missing or mistyped key is the peer's error.
+Each struct below documents one opcode's body, request and reply.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Open(msgspec.Struct, omit_defaults=True):
     Attributes:
         topic: A topic name.
         partition: From 0.
-        partitions: In the request: how many to create if the topic is new, 0 for the broker's default. In the reply: how
-            many there are.
+        partitions: In the request: how many to create if the topic is new, 0 for the broker's default. In
+            the reply: how many there are.
     """
 
     topic: str
@@ -126,8 +126,8 @@ class Subscribe(msgspec.Struct, omit_defaults=True):
 class Assigned(msgspec.Struct):
     """SUBSCRIBE, reply, one for each partition that the filter matches, also for those created later.
 
-    The reply to the request itself is an `Assigned` for every partition there is, then one with ``topic`` empty: the end
-    of the list, with the request's correlation id. The others have correlation id 0.
+    The reply to the request itself is an `Assigned` for every partition there is, then one with ``topic``
+    empty: the end of the list, with the request's correlation id. The others have correlation id 0.
 
     Attributes:
         topic: The partition's topic, or empty.
@@ -228,7 +228,8 @@ def _no_tag(_decoder: Any) -> NoReturn:
 
 
 # Tags that cbor2 would turn into objects (dates, patterns, shared references): control bodies are plain data.
-_TAGS_REFUSED = {tag: _no_tag for tag in (*range(6), 25, 28, 29, 30, 35, 36, 37, 43000, 100, 256, 258, 260, 261, 1004)}
+_TAGS = (*range(6), 25, 28, 29, 30, 35, 36, 37, 43000, 100, 256, 258, 260, 261, 1004)
+_TAGS_REFUSED = dict.fromkeys(_TAGS, _no_tag)
 
 
 def encode(body: msgspec.Struct) -> bytes:
@@ -243,7 +244,9 @@ def decode(data: Buffer, kind: type[Body]) -> Body:
         RemoteProtocolError: not one CBOR map with what ``kind`` asks for; the text names the key.
     """
     if len(data) > CONTROL_LIMIT:
-        raise RemoteProtocolError(f"a {kind.__name__} body of {len(data):,} bytes: {CONTROL_LIMIT:,} is the most")
+        raise RemoteProtocolError(
+            f"a {kind.__name__} body of {len(data):,} bytes: {CONTROL_LIMIT:,} is the most"
+        )
     try:
         plain = cbor2.loads(
             bytes(data),
@@ -256,5 +259,12 @@ def decode(data: Buffer, kind: type[Body]) -> Body:
         if not isinstance(plain, dict):
             raise RemoteProtocolError(f"a {kind.__name__} body is a CBOR {type(plain).__name__}, not a map")
         return msgspec.convert(plain, kind)
-    except (cbor2.CBORError, msgspec.ValidationError, ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (
+        cbor2.CBORError,
+        msgspec.ValidationError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise RemoteProtocolError(f"a {kind.__name__} body is not understood: {error}") from error

@@ -12,12 +12,14 @@
      16    4 channel         what the frame belongs to; 0 for the connection itself
      20    4 CRC32C          of bytes 0-19
 
-The header has a checksum of its own because everything after it depends on the length: a flipped bit there would make
+The header has a checksum of its own because everything after it depends on the length: a flipped bit there
+would make
 garbage of all that follows. Bodies are covered by their own checksums (batches) or by their structure (CBOR).
 
-`FrameParser` takes bytes cut anywhere. Frames that lie whole in one piece are views into that piece, not copies; only a
-frame that is cut is put together in a buffer of its own, which grows as bytes arrive: a header alone, whatever length it
-announces, costs nothing.
+`FrameParser` takes bytes cut anywhere. Frames that lie whole in one piece are views into that piece, not
+copies; only a
+frame that is cut is put together in a buffer of its own, which grows as bytes arrive: a header alone,
+whatever length it announces, costs nothing.
 """
 
 from __future__ import annotations
@@ -126,7 +128,9 @@ class FrameParser:
         """Frames that lie whole in ``view``; keeps a copy of what is left."""
         size = len(view)
         while size - start >= HEADER_SIZE:
-            magic, version, opcode, flags, length, correlation, channel, check = _HEADER.unpack_from(view, start)
+            magic, version, opcode, flags, length, correlation, channel, check = _HEADER.unpack_from(
+                view, start
+            )
             if (
                 crc32c(view[start : start + 20]) != check
                 or magic != MAGIC
@@ -179,11 +183,15 @@ class FrameParser:
         """Says which field is wrong; the order matters: a stream that is no Portask at all should be told so."""
         magic, version, opcode, flags, length, _, _, check = _HEADER.unpack(header)
         if magic != MAGIC:
-            raise RemoteProtocolError(f"not a Portask frame: begins with {bytes(header[:4])!r} instead of {MAGIC!r}")
+            raise RemoteProtocolError(
+                f"not a Portask frame: begins with {bytes(header[:4])!r} instead of {MAGIC!r}"
+            )
         if crc32c(header[:20]) != check:
             raise RemoteProtocolError("a frame header is damaged: its checksum does not match")
         if version != VERSION:
-            raise RemoteProtocolError(f"frame version {version} is not spoken here: this is version {VERSION}")
+            raise RemoteProtocolError(
+                f"frame version {version} is not spoken here: this is version {VERSION}"
+            )
         if flags & ~_FLAGS:
             raise RemoteProtocolError(f"reserved frame flags are set: {flags:#06x}")
         raise FrameTooLarge(

@@ -1,9 +1,11 @@
 """What a conformance suite is made of: checks, one sentence each, that any variant of a family must pass.
 
-A family's module (`codec.py`, `ring.py`, …) holds plain functions marked with `check`. They take the registry entry, make
-instances themselves, and raise `Violation` through `require` when the variant breaks its contract. Nothing here needs
-pytest, so that ``portask lab conform NAME`` runs the same checks on a stranger's installed package; the tests parametrize
-over them.
+A family's module (`codec.py`, `ring.py`, …) holds plain functions marked with `check`. They take the
+registry entry, make
+instances themselves, and raise `Violation` through `require` when the variant breaks its contract. Nothing
+here needs
+pytest, so that ``portask lab conform NAME`` runs the same checks on a stranger's installed package; the
+tests parametrize over them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class Violation(AssertionError):
     """The variant breaks its contract; the text says what was expected and what came."""
 
 
-class NotApplicable(Exception):  # noqa: N818 - an outcome, not an error
+class NotApplicable(Exception):
     """This check is about an ability that the variant does not claim; the text says which."""
 
 
@@ -78,6 +80,11 @@ def conform(entry: Entry) -> Iterator[Outcome]:
             yield Outcome(item.name, item.sentence, "failed", str(violation))
         except Exception as error:  # noqa: BLE001 - whatever a variant raises is its failure, not ours
             where = traceback.extract_tb(error.__traceback__)[-1]
-            yield Outcome(item.name, item.sentence, "failed", f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+            yield Outcome(
+                item.name,
+                item.sentence,
+                "failed",
+                f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
+            )
         else:
             yield Outcome(item.name, item.sentence, "passed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from portask.server.driver import Driver, Link, LoopServer
 
@@ -15,8 +16,8 @@ class _Protocol(asyncio.Protocol):
         self._link: Link | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "writelines")  # noqa: S101 - uvloop's is no subclass
-        self._link = self._driver.connect(transport)  # type: ignore[arg-type]
+        # a stream transport of asyncio or uvloop; the callback's type says less than what the loops pass
+        self._link = self._driver.connect(cast("asyncio.Transport", transport))
 
     def data_received(self, data: bytes) -> None:
         link = self._link

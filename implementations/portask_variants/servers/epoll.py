@@ -5,14 +5,15 @@ One pass of the loop:
 1. wait for ready sockets;
 2. read each once into a buffer of the pool, and let its endpoint parse it: frames are views into that buffer;
 3. take one turn;
-4. write each departing endpoint's output with one ``sendmsg``, straight away; only what the kernel did not take is copied
+4. write each departing endpoint's output with one ``sendmsg``, straight away; only what the kernel did not
+take is copied
    and waits for the socket to be writable;
 5. give the buffers back.
 
 Buffers are borrowed only between 2 and 5, so idle connections hold none.
 
-With ``spin_us`` the loop polls without sleeping for that long after each event: it burns the core it runs on and saves the
-wake-up, some tens of µs on most machines.
+With ``spin_us`` the loop polls without sleeping for that long after each event: it burns the core it runs on
+and saves the wake-up, some tens of µs on most machines.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ class EpollServer:
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         """See `portask.contracts.Server.run`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=self._backlog) as listener, select.epoll() as epoll:
+        with (
+            socket.create_server((host, port), family=family, backlog=self._backlog) as listener,
+            select.epoll() as epoll,
+        ):
             listener.setblocking(False)
             self._engine, self._epoll = engine, epoll
             epoll.register(listener, select.EPOLLIN)
@@ -114,7 +118,8 @@ class EpollServer:
                 os.close(self._wake_fd)
                 self._wake_fd = -1
 
-    # ── one pass ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── one pass
+    # ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _timeout(self) -> float:
         """Seconds until the engine wants a turn; -1 for never."""
@@ -164,8 +169,12 @@ class EpollServer:
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE}:
-                    # The waiting connection stays ready, so the loop would spin: shed it by pausing for a moment.
-                    log.error("no file descriptors left: not accepting", open=len(self._peers), hint="raise ulimit -n")
+                    # The waiting connection stays ready, so the loop would spin: pause for a moment.
+                    log.error(  # noqa: TRY400 - the cause is known: a traceback would only hide it
+                        "no file descriptors left: not accepting",
+                        open=len(self._peers),
+                        hint="raise ulimit -n",
+                    )
                     time.sleep(0.01)
                     return
                 if error.errno in {errno.ECONNABORTED, errno.EPROTO}:
