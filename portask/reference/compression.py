@@ -14,6 +14,6 @@ class Never:
 
     coalesce = 0
 
-    def pack(self, raw: Buffer, load: float) -> Packed | None:  # noqa: ARG002 - the contract's arguments
+    def pack(self, raw: Buffer, load: float) -> Packed | None:
         """``None``: as it is."""
         return None

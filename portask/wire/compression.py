@@ -257,8 +257,13 @@ def _make_decompressor(number: int, dictionaries: Dictionaries | None) -> Any:
     zstandard = _library("zstandard", "zstandard")
     if not number or dictionaries is None:
         return zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT)
-    dictionary = zstandard.ZstdCompressionDict(dictionaries[number], dict_type=zstandard.DICT_TYPE_FULLDICT)
-    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_WINDOW_LIMIT)
+    try:
+        dictionary = zstandard.ZstdCompressionDict(dictionaries[number], zstandard.DICT_TYPE_FULLDICT)
+        return zstandard.ZstdDecompressor(dictionary, max_window_size=_WINDOW_LIMIT)
+    except zstandard.ZstdError as error:
+        raise UnknownCompression(
+            f"dictionary {number} here is damaged ({error}): get the file again"
+        ) from error
 
 
 def _unlz4(data: Buffer, raw_length: int) -> bytes:

@@ -60,7 +60,7 @@ class Adaptive:
         ns_per_byte: What one byte less is worth further down the path, ns (see `tuner`).
         idle_price: What a ns of CPU costs when nothing waits, in ns.
         unpack_ns_per_byte: What a raw byte costs its readers to decompress, ns.
-        hysteresis: Share of what is at stake that a change of level must win.
+        hysteresis: Share of what a change of level moves (bytes' worth and CPU) that it must win.
         min_bytes: Smaller batches are left alone: a frame's own bytes eat the gain.
         clock: ns; for tests.
         compressor: Gives the function that compresses at a level; for tests.
@@ -82,7 +82,7 @@ class Adaptive:
         ns_per_byte: float = 20.0,
         idle_price: float = 0.05,
         unpack_ns_per_byte: float = 1.0,
-        hysteresis: float = 0.02,
+        hysteresis: float = 0.15,
         min_bytes: int = 64,
         clock: Callable[[], int] = time.perf_counter_ns,
         compressor: Callable[[int], Compress] = lambda level: at_level(level).compress,
@@ -130,7 +130,7 @@ class Adaptive:
         spent = self._clock() - begun
         self._spent += spent
         packed = len(data)
-        tuner.learn(packed / size, spent / size)
+        tuner.learn(size, packed, spent)
         if packed >= size:
             return None
         self._compressed += 1

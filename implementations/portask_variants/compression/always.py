@@ -20,6 +20,6 @@ class Always:
     def __init__(self, level: int = 1) -> None:
         self._zstd = at_level(level)
 
-    def pack(self, raw: Buffer, load: float) -> Packed | None:  # noqa: ARG002 - the same at any load
+    def pack(self, raw: Buffer, load: float) -> Packed | None:
         """The batch as one zstd frame."""
         return self._zstd.pack(raw)

@@ -29,6 +29,6 @@ class BatchCoalescing:
         self.coalesce = coalesce
         self._zstd = at_level(level)
 
-    def pack(self, raw: Buffer, load: float) -> Packed | None:  # noqa: ARG002 - the same at any load
+    def pack(self, raw: Buffer, load: float) -> Packed | None:
         """The gathered records as one zstd frame."""
         return self._zstd.pack(raw)

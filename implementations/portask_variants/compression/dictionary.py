@@ -24,6 +24,7 @@ from portask.wire.compression import ZSTD, Dictionaries
 from portask_variants.compression.zstd import Compressor
 
 MIN_SIZE = 256  # zstd makes none that is smaller
+MIN_SAMPLES = 8
 TRAINING_BYTES = 4 << 20
 """Samples beyond this many bytes are left out, evenly: they would cost time and memory and change little."""
 
@@ -51,6 +52,8 @@ def train(
     stride = max(1, -(-total // TRAINING_BYTES))
     chosen: list[Buffer] = [bytes(sample) for sample in samples[::stride] if len(sample)]
     try:
+        if len(chosen) < MIN_SAMPLES:
+            raise ValueError(f"at least {MIN_SAMPLES} are needed")
         trained = zstandard.train_dictionary(size, chosen)
     except (zstandard.ZstdError, ValueError) as error:
         raise ConfigError(
@@ -107,7 +110,7 @@ class Dictionary:
         except zstandard.ZstdError as error:
             raise ConfigError(f"dictionary {id} is damaged: zstd cannot load it; train it again") from error
 
-    def pack(self, raw: Buffer, load: float) -> Packed | None:  # noqa: ARG002 - the same at any load
+    def pack(self, raw: Buffer, load: float) -> Packed | None:
         """The batch as one zstd frame that names its dictionary."""
         data = self._zstd.compress(raw)
         return Packed(ZSTD, self._id, data) if len(data) < len(raw) else None

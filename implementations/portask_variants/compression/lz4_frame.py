@@ -26,7 +26,7 @@ class Lz4:
             raise ConfigError(f"LZ4 level {level!r}: give a whole number from {MIN_LEVEL} to {MAX_LEVEL}")
         self._level = level
 
-    def pack(self, raw: Buffer, load: float) -> Packed | None:  # noqa: ARG002 - the same at any load
+    def pack(self, raw: Buffer, load: float) -> Packed | None:
         """The batch as one LZ4 frame."""
         data = lz4.frame.compress(raw, self._level, store_size=False)
         return Packed(LZ4, 0, data) if len(data) < len(raw) else None

@@ -32,7 +32,7 @@ class Threshold:
         self._min_bytes = min_bytes
         self._max_ratio = max_ratio
 
-    def pack(self, raw: Buffer, load: float) -> Packed | None:  # noqa: ARG002 - the same at any load
+    def pack(self, raw: Buffer, load: float) -> Packed | None:
         """The batch as one zstd frame, or ``None`` below the thresholds."""
         size = len(raw)
         if size < self._min_bytes:

@@ -23,21 +23,25 @@ load a ns costs 1.05, at 90% 9.05, at 95% 19.05: the levels are left one after t
 and how early depends on the data.
 
 **What is measured.** Each call measures time and size at the level it used. Small batches shrink less and
-cost more per byte, so each size class (a factor of four) has a tuner of its own. A tuner splits what it sees:
-*common* estimates of size and cost follow every call at the present level and carry what moves all levels
-together (the data changed, the machine got slower); a *relative* one per level says how it compares with the
-others. A change in the data is thus known for all levels after a few calls at one of them. Relatives begin
-with a rule of thumb (`_guess`) and are corrected by
+cost more per byte, so each size class (a factor of four) has a tuner of its own. Gain is kept as a logarithm,
+``gain = ln(raw / packed)``, ``saved = 1 - exp(-gain)``: between levels gains stay roughly proportional when
+the data change, and all vanish together for data that do not shrink; sizes do neither. A tuner splits what it
+sees: *common* estimates of gain and cost follow every call at the present level and carry what moves all
+levels together (the data changed, the machine got slower); a *relative* one per level says how it compares
+with the others. A change in the data is thus known for all levels after a few calls at one of them. Relatives
+begin with a rule of thumb (`_guess`) and are corrected by
 
 - exploration: one call in `EXPLORE_EVERY` goes to a neighbour of the present level, above and below in turn,
   so what exploring costs is bounded by that share of a neighbour's cost;
 - arrival: the first calls on a new level are comparisons with the one just left.
 
-Preemption only ever adds time. So a cost that falls is believed at once, one that rises only by and by, and
-no single sample counts for more than twice the estimate.
+Preemption only ever adds time. So a cost that falls is believed soon, one that rises only by and by, and no
+single sample counts for more than twice the estimate.
 
-**Why it does not flap.** A change of level must win `hysteresis` of what is at stake (worth and price
-together), decisions are taken every `DECIDE_EVERY` calls, and the load is smoothed.
+**Why it does not flap.** A change of level brings a benefit (bytes) and has a cost (CPU), or the reverse;
+what it wins must exceed the share `hysteresis` of both together. At 0.15 the one must outweigh the other by a
+third, which is more than the estimates err. Decisions are taken every `DECIDE_EVERY` calls, and the load is
+smoothed.
 
 **Skipping.** When no level has a positive value the tuner skips. If that is for the load, the model itself
 says when to come back, as the price falls. If it is for the data, nothing would ever tell: so one call is
@@ -47,6 +51,7 @@ up to `PROBE_AT_MOST` calls. A probe's measurement counts half, because the esti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 DECIDE_EVERY = 8
@@ -57,14 +62,15 @@ MAX_LOAD = 0.99
 _ARRIVALS = 2
 _FOLLOW = 0.2
 _STALE = 0.5
-_FOUND = 0.95
-_RISE, _FALL = 0.125, 0.5
+_RISE, _FALL = 0.0625, 0.5
+_NOTHING = 0.05  # a gain below this says nothing about how levels compare
 
 
 def _guess(level: int) -> tuple[float, float]:
-    """Size and cost of a level relative to level 1: a curve through typical messages, a start and no more."""
-    size = 0.985 ** (level - 1) if level > 0 else 1.07 ** (1 - level)
-    return size, 1.25 ** (level - 1)
+    """Gain and cost of a level relative to level 1: a curve through typical messages, a start and no more."""
+    if level > 0:
+        return 1.01 ** (level - 1), 1.25 ** (level - 1)
+    return 0.93 ** (1 - level), 0.9 ** (1 - level)
 
 
 class Tuner:
@@ -82,25 +88,25 @@ class Tuner:
         self, levels: Sequence[int], worth: float, idle_price: float, unpack: float, hysteresis: float
     ) -> None:
         guesses = [_guess(level) for level in levels]
-        self._size = [size for size, _ in guesses]
+        self._gain = [gain for gain, _ in guesses]
         self._cost = [cost for _, cost in guesses]
         self._worth, self._idle_price, self._unpack, self._hysteresis = worth, idle_price, unpack, hysteresis
-        self._common_size = self._common_cost = 0.0  # 0: nothing measured yet
+        self._common_gain = self._common_cost = 0.0  # no cost: nothing measured yet
         self.rung = self.next = min(range(len(levels)), key=lambda rung: abs(levels[rung] - 1))
-        self._calls = DECIDE_EVERY
+        self._until_decision = DECIDE_EVERY
+        self._until_explore = EXPLORE_EVERY // DECIDE_EVERY
+        self._until_probe = self._pause = 1  # decisions
         self._arriving = 0
         self._below = False
-        self._until_explore = EXPLORE_EVERY // DECIDE_EVERY
-        self._until_probe = self._pause = 1
         self.switches = self.explorations = self.probes = 0
 
     def turn(self, load: float) -> None:
         """Counts a call; when a decision is due, takes it and sets `next` for this call."""
         self.next = self.rung
-        self._calls -= 1
-        if self._calls:
+        self._until_decision -= 1
+        if self._until_decision:
             return
-        self._calls = DECIDE_EVERY
+        self._until_decision = DECIDE_EVERY
         if self._common_cost:
             best = self._decide(self.price(load))
             if self.rung < 0:
@@ -113,26 +119,29 @@ class Tuner:
         load = min(max(load, 0.0), MAX_LOAD)
         return self._idle_price + load / (1.0 - load)
 
-    def value(self, rung: int, price: float) -> float:
-        """Net ns per raw byte; below 0 when skipping is better."""
-        saved = 1.0 - self._common_size * self._size[rung]
-        return self._worth * max(0.0, saved) - price * self._common_cost * self._cost[rung] - self._unpack
-
-    def _stake(self, rung: int, price: float) -> float:
-        return 0.0 if rung < 0 else self._worth + price * self._common_cost * self._cost[rung]
+    def _weigh(self, rung: int, price: float) -> tuple[float, float]:
+        """Benefit and cost of a rung, ns per raw byte; both 0 for skip."""
+        if rung < 0:
+            return 0.0, 0.0
+        saved = 1.0 - math.exp(-self._common_gain * self._gain[rung])
+        return self._worth * saved, price * self._common_cost * self._cost[rung] + self._unpack
 
     def _decide(self, price: float) -> int:
-        values = [self.value(rung, price) for rung in range(len(self._size))]
-        best = max(range(len(values)), key=values.__getitem__)
-        target, gain = (best, values[best]) if values[best] > 0 else (-1, 0.0)
-        present = values[self.rung] if self.rung >= 0 else 0.0
-        margin = self._hysteresis * max(self._stake(target, price), self._stake(self.rung, price))
-        if target != self.rung and gain - present > margin:
-            # comparisons need a level to compare with: not after a pause, whose estimates are old
-            self._arriving = _ARRIVALS if self.rung >= 0 else 0
-            self.rung = self.next = target
-            self.switches += 1
-            self._until_probe = self._pause = 1
+        """Moves to the best rung if that wins enough; returns the best one that is not skip."""
+        weights = [self._weigh(rung, price) for rung in range(len(self._gain))]
+        best = max(range(len(weights)), key=lambda rung: weights[rung][0] - weights[rung][1])
+        benefit, cost = weights[best]
+        target = best if benefit > cost else -1
+        if target != self.rung:
+            old_benefit, old_cost = self._weigh(self.rung, price)
+            benefit, cost = self._weigh(target, price)
+            brought, taken = benefit - old_benefit, cost - old_cost
+            if brought - taken > self._hysteresis * (abs(brought) + abs(taken)):
+                # comparisons need a level to compare with: not after a pause, whose estimates are old
+                self._arriving = _ARRIVALS if self.rung >= 0 else 0
+                self.rung = self.next = target
+                self.switches += 1
+                self._until_probe = self._pause = 1
         return best
 
     def _maybe_probe(self, best: int) -> None:
@@ -145,36 +154,34 @@ class Tuner:
 
     def _maybe_explore(self) -> None:
         self._until_explore -= 1
-        if self._until_explore > 0 or self._arriving:
+        last = len(self._gain) - 1
+        if self._until_explore > 0 or self._arriving or not last:
             return
         self._until_explore = EXPLORE_EVERY // DECIDE_EVERY
         self._below = not self._below
-        last = len(self._size) - 1
-        if last:
-            down = self.rung == last or (self._below and self.rung > 0)
-            self.next = self.rung - 1 if down else self.rung + 1
-            self.explorations += 1
+        down = self.rung == last or (self._below and self.rung > 0)
+        self.next = self.rung - 1 if down else self.rung + 1
+        self.explorations += 1
 
-    def learn(self, size: float, cost: float) -> None:
-        """What the call at `next` measured: packed share of the raw size, and ns per raw byte."""
+    def learn(self, raw: int, packed: int, spent: int) -> None:
+        """What the call at `next` measured: bytes in, bytes out, ns."""
         rung = self.next
-        size, cost = max(size, 1e-6), max(cost, 1e-6)
+        gain, cost = max(0.0, math.log(raw / packed)), max(spent / raw, 1e-3)
         if not self._common_cost:
-            self._common_size, self._common_cost = size / self._size[rung], cost / self._cost[rung]
+            self._common_gain, self._common_cost = gain / self._gain[rung], cost / self._cost[rung]
             return
-        size_now, cost_now = self._common_size, self._common_cost
-        expected = cost_now * self._cost[rung]
+        expected = self._common_cost * self._cost[rung]
         cost = min(cost, 2 * expected)
-        pace = _FALL if cost < expected else _RISE
-        if rung == self.rung and not self._arriving:
-            self._common_size += _FOLLOW * (size / self._size[rung] - size_now)
-            self._common_cost += pace * (cost / self._cost[rung] - cost_now)
-        elif self.rung < 0:
-            if size < _FOUND * size_now * self._size[rung]:
-                self._until_probe = self._pause = 1  # it found something: look again soon
-            self._common_size += _STALE * (size / self._size[rung] - size_now)
-            self._common_cost += pace * (cost / self._cost[rung] - cost_now)
-        else:
-            self._arriving = max(0, self._arriving - 1) if rung == self.rung else self._arriving
-            self._size[rung] += _STALE * (size / size_now - self._size[rung])
-            self._cost[rung] += _STALE * (cost / cost_now - self._cost[rung])
+        if self.rung < 0 or (rung == self.rung and not self._arriving):
+            found = gain / self._gain[rung] - self._common_gain
+            if self.rung < 0 and found > _NOTHING:
+                self._until_probe = self._pause = 1  # look again soon
+            self._common_gain += (_FOLLOW if self.rung >= 0 else _STALE) * found
+            pace = _FALL if cost < expected else _RISE
+            self._common_cost += pace * (cost / self._cost[rung] - self._common_cost)
+            return
+        if rung == self.rung:
+            self._arriving -= 1
+        if self._common_gain > _NOTHING:
+            self._gain[rung] += _STALE * (max(gain / self._common_gain, _NOTHING) - self._gain[rung])
+        self._cost[rung] += _STALE * (cost / self._common_cost - self._cost[rung])
