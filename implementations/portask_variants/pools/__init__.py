@@ -1,0 +1,1 @@
+"""Pools: buffers by size class, handed out and taken back."""

@@ -1,0 +1,1 @@
+"""Rings: bounded queues of byte records between one producer and one consumer."""

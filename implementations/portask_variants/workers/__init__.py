@@ -1,0 +1,1 @@
+"""Workers: steps that run off the loop."""
