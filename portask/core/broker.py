@@ -268,14 +268,15 @@ class Broker:
     def _departs(self, session: Session) -> bool:
         """Finishes a session's part of the turn; whether the server must look at it."""
         connection = session.connection
-        if session.acking and not session.gone:
+        state = connection.state
+        if session.acking and state is not State.CLOSED:
             session.flush_acks()
         paused = session.unacked > self.options.max_unacked
         changed = paused is not session.paused
         session.paused = paused
-        if connection.state is State.DRAINING and not session.unacked and connection.hello is not None:
+        if state is State.DRAINING and not session.unacked:
             requests.finish_drain(session)
-        if session.gone:
+        if state is State.CLOSED:
             session.closing = True
             if connection.fault is not None and not session.logged:
                 session.logged = True

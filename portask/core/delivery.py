@@ -19,13 +19,12 @@ from portask.contracts import Storage
 from portask.core.partitions import Cursor, Partition, Subscription
 from portask.core.session import Session
 from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError
-from portask.messages import Buffer, RecordBatch
+from portask.messages import Buffer
 from portask.wire import batches, control
 from portask.wire.frames import REPLY, Opcode
 
 READ_LIMIT = 256 * 1024
 """Bytes that one cursor reads a turn: large enough to be cheap, small enough that others get their turn soon."""
-_JOIN_BELOW = 16 * 1024
 
 
 class Delivery:
@@ -53,7 +52,8 @@ class Delivery:
                 self.behind[cursor] = None
                 continue
             if direct is None:
-                direct = _stamped(batch, base, now)
+                # the arriving bytes behind a new stamp: not even copied
+                direct = [batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :]]
             self._send(cursor, direct, batch.count, len(batch.data), base + batch.count)
         arrived.clear()
 
@@ -146,10 +146,3 @@ class Delivery:
         cursor.offset = end
         subscription.messages -= count
         subscription.bytes -= size
-
-
-def _stamped(batch: RecordBatch, base: int, now: int) -> list[Buffer]:
-    """An arriving batch as it goes out. Small ones are joined, once for all who get them; large ones never."""
-    rest = memoryview(batch.data)[batches.STAMP_SIZE :]
-    head = batches.stamp(base, now)
-    return [head + rest] if len(rest) < _JOIN_BELOW else [head, rest]

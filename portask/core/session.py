@@ -113,5 +113,5 @@ class Session:
                 offsets.append(offset)
             if offsets:
                 self.unacked -= len(offsets)
-                self.connection.send_control(Opcode.PUBACK, control.PubAck(offsets), last, number)
+                self.connection.send(Opcode.PUBACK, control.encode_puback(offsets), last, number)
         self.acking.clear()

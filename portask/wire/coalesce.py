@@ -19,45 +19,15 @@ offset gets a batch that begins exactly there, and the tail can be read without 
 from __future__ import annotations
 
 from array import array
-from struct import Struct
 
 from portask.contracts import COALESCE_WINDOW_US
 from portask.messages import RecordBatch
-from portask.wire import batches
+from portask.wire import batches, cbor
 
 CBOR_SEQUENCE = 1
 """Codec wire id of the CBOR record sequence, the only one whose records are understood here."""
 
 _RECORD = 0x84  # a CBOR array of four (RFC 8949 §3.1, major type 4)
-_U16 = Struct(">BH")
-_U32 = Struct(">BI")
-_U64 = Struct(">BQ")
-
-
-def encode_int(value: int) -> bytes:
-    """A CBOR integer in its shortest form (RFC 8949 §3.1, major types 0 and 1)."""
-    major, value = (0x00, value) if value >= 0 else (0x20, -1 - value)
-    if value < 24:
-        return bytes((major | value,))
-    if value < 0x100:
-        return bytes((major | 24, value))
-    if value < 0x10000:
-        return _U16.pack(major | 25, value)
-    if value < 0x100000000:
-        return _U32.pack(major | 26, value)
-    return _U64.pack(major | 27, value)
-
-
-def _read_int(data: memoryview, at: int) -> tuple[int, int] | None:
-    """A CBOR integer at ``at`` and where it ends; ``None`` if there is none."""
-    if at >= len(data):
-        return None
-    first = data[at]
-    size = {24: 1, 25: 2, 26: 4, 27: 8}.get(first & 0x1F, 0)
-    if first >= 0x40 or (first & 0x1F) > 27 or at + 1 + size > len(data):
-        return None
-    value = int.from_bytes(data[at + 1 : at + 1 + size], "big") if size else first & 0x1F
-    return (value if first < 0x20 else -1 - value), at + 1 + size
 
 
 class Coalescer:
@@ -121,14 +91,14 @@ class Coalescer:
         record = memoryview(batch.data)[batches.BATCH_HEADER_SIZE :]
         if record[0] != _RECORD:
             return False
-        read = _read_int(record, 1)
+        read = cbor.read_integer(record, 1)
         if read is None:
             return False
         delta, end = read
         delta += batch.base_timestamp - self._base_timestamp
         if not -(1 << 64) <= delta < 1 << 64:
             return False
-        self._data += b"\x84" + encode_int(delta)
+        self._data += b"\x84" + cbor.integer(delta)
         self._data += record[end:]
         self._ends.append(len(self._data))
         self.count += 1

@@ -14,6 +14,7 @@ import msgspec
 from portask.contracts import LATEST
 from portask.errors import RemoteProtocolError
 from portask.messages import Buffer
+from portask.wire import cbor
 from portask.wire.frames import DEFAULT_LIMIT
 
 CONTROL_LIMIT = 64 * 1024
@@ -230,6 +231,16 @@ def _no_tag(_decoder: Any) -> NoReturn:
 # Tags that cbor2 would turn into objects (dates, patterns, shared references): control bodies are plain data.
 _TAGS = (*range(6), 25, 28, 29, 30, 35, 36, 37, 43000, 100, 256, 258, 260, 261, 1004)
 _TAGS_REFUSED = dict.fromkeys(_TAGS, _no_tag)
+
+
+def encode_puback(offsets: list[int]) -> bytes:
+    """The body of a `PubAck`, as `encode` would write it. The common one, for one publish, costs a tenth of that."""
+    if len(offsets) == 1:
+        return _ONE_OFFSET + cbor.head(cbor.UINT, offsets[0])
+    return encode(PubAck(offsets))
+
+
+_ONE_OFFSET = b"\xa1\x67offsets\x81"  # {"offsets": [one]}
 
 
 def encode(body: msgspec.Struct) -> bytes:
