@@ -148,7 +148,7 @@ def decompress(
     """The record area of a batch as the codec wrote it. May be called from any thread.
 
     Allocates at most ``raw_length`` + 1 bytes for the result, whatever ``data`` says, and one window (8 MiB
-    at most). Costs the library's time and about 1 µs. Uncompressed bytes are returned as they are, a view of
+    at most). Costs the library's time and about 0.5 µs. Uncompressed bytes are returned as they are, a view of
     them as a copy.
 
     Args:

@@ -128,10 +128,13 @@ class Tuner:
 
     def _decide(self, price: float) -> int:
         """Moves to the best rung if that wins enough; returns the best one that is not skip."""
-        weights = [self._weigh(rung, price) for rung in range(len(self._gain))]
-        best = max(range(len(weights)), key=lambda rung: weights[rung][0] - weights[rung][1])
-        benefit, cost = weights[best]
-        target = best if benefit > cost else -1
+        worth, gain, price_of_cost = self._worth, self._common_gain, price * self._common_cost
+        best, highest = 0, -math.inf
+        for rung, relative in enumerate(self._gain):
+            value = worth - worth * math.exp(-gain * relative) - price_of_cost * self._cost[rung]
+            if value > highest:
+                best, highest = rung, value
+        target = best if highest > self._unpack else -1
         if target != self.rung:
             old_benefit, old_cost = self._weigh(self.rung, price)
             benefit, cost = self._weigh(target, price)
