@@ -235,7 +235,7 @@ from portask_lab.conformance.ring_traffic import numbered
 from portask_variants.rings.shared_memory import SharedMemoryRing
 
 ring, number = SharedMemoryRing.attach(sys.argv[1]), int(sys.argv[2])
-records = [numbered(n) for n in range(number, number + 50_000)]
+records = [numbered(n) for n in range(number, number + 20_000)]
 at = 0
 while at < len(records):
     if at % 7:
@@ -269,7 +269,7 @@ def test_a_producer_killed_at_any_moment_leaves_whole_records_in_order() -> None
                 assert time.monotonic() < end
                 assert producer.poll() is None
             count += got
-            moment = time.monotonic() + rng.random() * 0.02
+            moment = time.monotonic() + rng.random() * 0.01
             while time.monotonic() < moment:
                 count += drain()
         finally:
