@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from portask.contracts import EARLIEST, LATEST, Catalog, Found
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
 from portask.core.session import Channel, Session
 from portask.core.topics import check_filter, matcher
 from portask.errors import (
+    BrokerError,
     Draining,
     LocalProtocolError,
     NotPermitted,
@@ -26,6 +29,8 @@ from portask.wire.frames import REPLY, Frame, Opcode
 if TYPE_CHECKING:
     from portask.core.broker import Broker
 
+log = structlog.get_logger("portask.broker")
+
 Handler = Callable[["Broker", Session, Frame], None]
 
 
@@ -39,6 +44,11 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
             session.refuse(error, frame.correlation, frame.channel)
             if session.gone:
                 return
+        except Exception:
+            # A fault of ours must cost one connection, not the broker.
+            log.exception("a request failed on our side", peer=session.peer, opcode=frame.opcode)
+            session.refuse(BrokerError("the broker failed on this request; its log says why"), 0)
+            return
 
 
 def _publish(broker: Broker, session: Session, frame: Frame) -> None:
@@ -51,16 +61,17 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
     batch = batches.parse(frame.body, broker.options.max_raw)
     partition = channel.partition
     turn = broker.turns
-    slot = [frame.correlation, -1]
+    size = len(batch.data)
+    slot = [frame.correlation, -1, size]
     if frame.correlation:
         channel.slots.append(slot)
-        session.unacked += 1
+        session.unacked += size
 
     def done(offset: int, error: PortaskError | None) -> None:
         if error is not None:
             if slot[0]:
                 channel.slots.remove(slot)
-                session.unacked -= 1
+                session.unacked -= size
             session.flush_acks()
             session.refuse(error, slot[0], number)
             broker.mark(session)

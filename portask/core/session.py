@@ -109,9 +109,9 @@ class Session:
             offsets = []
             last = 0
             while slots and slots[0][1] >= 0:
-                last, offset = slots.popleft()
+                last, offset, size = slots.popleft()
                 offsets.append(offset)
+                self.unacked -= size
             if offsets:
-                self.unacked -= len(offsets)
                 self.connection.send(Opcode.PUBACK, control.encode_puback(offsets), last, number)
         self.acking.clear()

@@ -43,6 +43,7 @@ def options(settings: Settings) -> Options:
         hello_timeout=int(limits.hello_timeout_s * _US),
         keepalive=int(limits.idle_timeout_s * _US),
         max_connections=limits.max_connections,
+        max_unacked=limits.max_inflight_bytes,
         auto_create=topics.auto_create,
         default_partitions=topics.default_partitions,
         partitions={name: override.partitions for name, override in topics.named.items()},
