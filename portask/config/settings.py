@@ -8,6 +8,7 @@ Units are part of the name: ``_s`` seconds, ``bytes`` bytes. 0 means "no limit" 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -90,14 +91,14 @@ class LimitSettings(Struct, frozen=True):
     max_connections: Annotated[
         int, Meta(ge=1, le=10_000_000, description="a number of connections, 1 to 10000000: more are refused")
     ] = 100_000
-    max_unacked: Annotated[
+    max_unacked_bytes: Annotated[
         int,
         Meta(
-            ge=1,
-            le=10_000_000,
-            description="a number of publishes, 1 to 10000000: more of one connection wait",
+            ge=65536,
+            le=2**40,
+            description="a number of bytes, 65536 to 2^40: publishes of one connection that wait for the storage",
         ),
-    ] = 10_000
+    ] = 64 * 1024**2
     max_channels: Annotated[
         int,
         Meta(
@@ -206,22 +207,30 @@ class Settings(Struct, frozen=True, kw_only=True):
         return chosen
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its dotted key, e.g. ``{"server.port": 7711, …}``."""
-        return dict(_flatten("", msgspec.to_builtins(self)))
-
-
-def _flatten(prefix: str, table: dict[str, Any]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in table.items():
-        key = prefix + ("" if prefix == "topics." and name == "named" else quote(name))
-        if isinstance(value, dict) and value:
-            found += _flatten(f"{key}." if key != "topics." else key, value)
-        elif not isinstance(value, dict):
-            found.append((key, value))
-    return found
+        """Every value by its dotted key, e.g. ``{"server.port": 7711, …}``; the receipt is left out."""
+        found: dict[str, Any] = {}
+        for section in self.__struct_fields__[:-1]:
+            for name, value in msgspec.to_builtins(getattr(self, section), enc_hook=str).items():
+                if name in {"options", "retention"}:
+                    found |= {f"{section}.{name}.{quote(inner)}": setting for inner, setting in value.items()}
+                elif name == "named":
+                    for topic, own in value.items():
+                        table = f"{section}.{quote(topic)}"
+                        found[f"{table}.partitions"] = own["partitions"]
+                        found |= {
+                            f"{table}.retention.{limit}": most for limit, most in own["retention"].items()
+                        }
+                else:
+                    found[f"{section}.{name}"] = value
+        return found
 
 
 def quote(name: str) -> str:
     """``name`` as a TOML key: bare where that is allowed."""
     bare = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
-    return name if bare else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return name if bare else text(name)
+
+
+def text(value: str) -> str:
+    """``value`` as a TOML string: JSON's escapes, and DEL, which JSON leaves as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

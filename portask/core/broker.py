@@ -51,7 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         hello_timeout: For the handshake.
         keepalive: Silence after which a client is hung up on; 0 for never. Clients ping at a third of it.
         max_connections: Further ones are refused with a reason.
-        max_unacked: Bytes of one connection's publishes that may wait for the storage; above, reading from it is paused.
+        max_unacked_bytes: Publishes of one connection that may wait for the storage; above it, reading is paused.
         auto_create: Whether OPEN creates a topic.
         default_partitions: For topics that are created without a number.
         max_partitions: Most that a client may ask for.
@@ -67,7 +67,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     hello_timeout: int = 5 * _SECOND
     keepalive: int = 90 * _SECOND
     max_connections: int = 100_000
-    max_unacked: int = 64 * 1024 * 1024
+    max_unacked_bytes: int = 64 * 1024 * 1024
     auto_create: bool = True
     default_partitions: int = 1
     max_partitions: int = 1024
@@ -271,7 +271,7 @@ class Broker:
         state = connection.state
         if session.acking and state is not State.CLOSED:
             session.flush_acks()
-        paused = session.unacked > self.options.max_unacked
+        paused = session.unacked > self.options.max_unacked_bytes
         changed = paused is not session.paused
         session.paused = paused
         if state is State.DRAINING and not session.unacked:

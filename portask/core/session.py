@@ -23,7 +23,7 @@ class Channel:
     are done.
 
     Attributes:
-        slots: Publishes that wait for their ack: ``[correlation, base offset]``, the offset -1 until it is
+        slots: Publishes that wait for their ack: ``[correlation, base offset, bytes]``, the offset -1 until it is
             known.
     """
 
