@@ -1,0 +1,188 @@
+"""A run, told in order: verdicts, winners, rankings, then each question in depth, then what stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from portask.contracts import FAMILIES
+from portask_lab.report import colours, compare, ledgers, numbers, shapes, tables
+from portask_lab.report.document import Document, Heading, Items, Listing, Part, Prose, Section, Table
+from portask_lab.report.method import METHOD
+from portask_lab.results import Run
+
+
+def build(run: Run) -> Document:
+    """The whole report of ``run``. Draws all pictures: takes seconds, needs matplotlib."""
+    swatches = colours.assign(run)
+    candidates = (
+        _verdicts(run, swatches),
+        _winners(run),
+        *_rankings(run, swatches),
+        _compression(run, swatches),
+        _latency(run, swatches),
+        _memory(run, swatches),
+        _throughput(run, swatches),
+        _broker(run),
+        _conformance(run),
+        _noise(run),
+        _where(run),
+        _reproduce(run),
+        Section("method", "How this was measured", (Items(METHOD),)),
+    )
+    when = run.started.replace("T", " ").removesuffix("Z")[:16]
+    duration = f"took {numbers.seconds(run.seconds)}" if run.seconds else "not finished"
+    return Document(
+        "Portask lab report",
+        f"Run {run.id} · profile {run.profile} · {when} UTC · {duration} · {run.machine.cpu}, "
+        f"{run.machine.cores} cores",
+        tuple(_warnings(run)),
+        tuple(section for section in candidates if section is not None),
+        swatches,
+    )
+
+
+def _warnings(run: Run) -> Iterable[str]:
+    if not run.complete:
+        yield (
+            "This run is not complete: it was interrupted or cut short by its time budget. What it did "
+            "measure is shown; "
+            "what it did not is marked. Do not choose by it."
+        )
+    if run.failures:
+        count = f"{len(run.failures)} measuring process" + ("es" if len(run.failures) > 1 else "")
+        labels = ", ".join(dict.fromkeys(item.variant for item in run.failures))
+        yield f"{count} crashed, hung or gave wrong results ({labels}): see Conformance and failures."
+    broken = [item.variant for item in run.conformance if item.failed]
+    if broken:
+        yield f"{', '.join(broken)} did not pass conformance: neither measured nor selected; reasons below."
+    void = [curve for curve in run.curves if not curve.valid]
+    if void:
+        yield f"{len(void)} of {len(run.curves)} latency measurements are void and not drawn; their table says why."
+
+
+def _present(*parts: Part | None) -> tuple[Part, ...]:
+    return tuple(part for part in parts if part is not None)
+
+
+def _verdicts(run: Run, swatches: dict[str, str]) -> Section:
+    if not run.criteria:
+        return Section("verdicts", "Verdicts", (Prose("No criterion was judged in this run.", warning=True),))
+    parts = _present(tables.verdicts(run), compare.marks(run, swatches), *tables.criterion_details(run))
+    notes = (Items(tuple(run.notes)),) if run.notes else ()
+    return Section("verdicts", "Verdicts", (parts[0], *notes, *parts[1:]))
+
+
+def _winners(run: Run) -> Section:
+    if not run.winners:
+        return Section(
+            "winners", "Winners", (Prose("No family was measured far enough to choose a winner."),)
+        )
+    text = f"To put these into a config file: portask lab select {run.id} -o portask.toml"
+    return Section("winners", "Winners", (tables.winners(run), Prose(text)))
+
+
+def _rankings(run: Run, swatches: dict[str, str]) -> Iterable[Section]:
+    measured = {case.family for case in run.cases}
+    for family in (*FAMILIES, *sorted(measured - set(FAMILIES))):
+        cases = [case for case in run.cases if case.family == family]
+        if not cases:
+            continue
+        parts: list[Part] = [tables.standing(run, family), *compare.forests(run, family, swatches)]
+        if not any(s.ratio for case in cases for s in run.summaries if s.case == case.id):
+            parts.append(
+                Prose("Nothing was compared with the reference here; the absolute figures are below.")
+            )
+        parts += tables.figures(run, cases, f"All figures of the {family} family ({len(cases)} cases)")
+        yield Section(f"ranking-{family}", f"Ranking: {family}", tuple(parts))
+
+
+def _compression(run: Run, swatches: dict[str, str]) -> Section | None:
+    picture, table = shapes.pareto(run, swatches), ledgers.trade_offs(run)
+    traces = shapes.traces(run, swatches)
+    if table is None and not traces:
+        return None
+    heading = (Heading("Under a changing load"),) if traces else ()
+    return Section(
+        "compression", "Compression: size against speed", _present(picture, table, *heading, *traces)
+    )
+
+
+def _latency(run: Run, swatches: dict[str, str]) -> Section | None:
+    table = ledgers.distributions(run)
+    if table is None:
+        return None
+    mark = next((c.mark for c in run.criteria if c.unit == "µs" and "latency" in c.id), None)
+    return Section("latency", "End-to-end latency", _present(*shapes.percentiles(run, swatches, mark), table))
+
+
+def _memory(run: Run, swatches: dict[str, str]) -> Section | None:
+    table = ledgers.memory(run)
+    if table is None:
+        return None
+    return Section("memory", "Memory of queued messages", _present(shapes.memory(run, swatches), table))
+
+
+def _throughput(run: Run, swatches: dict[str, str]) -> Section | None:
+    picture = compare.bars(run, "throughput", swatches, "Network throughput")
+    table = tables.matrix(run, "throughput", folded=True)
+    if table is None:
+        return None
+    return Section("throughput", "Throughput beside other products", _present(picture, table))
+
+
+def _broker(run: Run) -> Section | None:
+    found = [table for suite in ("connections", "cpu") if (table := tables.matrix(run, suite))]
+    return Section("broker", "Connections and CPU", tuple(found)) if found else None
+
+
+def _conformance(run: Run) -> Section:
+    parts: list[Part] = []
+    if run.conformance:
+        parts.append(ledgers.conformance(run))
+    else:
+        parts.append(Prose("No conformance suite was run.", warning=True))
+    if run.failures:
+        parts.append(ledgers.failures(run))
+    else:
+        parts.append(Prose("No measuring process crashed, hung or gave wrong results."))
+    if run.unavailable:
+        parts.append(ledgers.unavailable(run))
+    else:
+        parts.append(Prose("Every registered variant and every peer could run here."))
+    return Section("conformance", "Conformance, failures, and what could not run", tuple(parts))
+
+
+def _noise(run: Run) -> Section:
+    voided = sum(block.voided for block in run.blocks)
+    text = (
+        f"{voided} of {len(run.blocks)} blocks were voided by the rule fixed beforehand, all arms of a "
+        "block together."
+        if run.blocks
+        else "No block was finished."
+    )
+    found: list[Table] = []
+    if any(not floor.case for floor in run.noise_floors):
+        found.append(ledgers.floors(run))
+    if run.blocks:
+        found += [ledgers.blocks(run), ledgers.every_block(run)]
+    return Section("noise", "Noise", (Prose(text), *found))
+
+
+def _where(run: Run) -> Section:
+    found = [ledgers.machine(run)]
+    if run.machine.libraries:
+        found.append(ledgers.libraries(run))
+    if run.corpora:
+        found.append(ledgers.corpora(run))
+    return Section("machine", "Machine and corpora", tuple(found))
+
+
+def _reproduce(run: Run) -> Section:
+    seeded = run.command if "--seed" in run.command else f"{run.command} --seed {run.seed}"
+    lines = [seeded, f"portask lab report {run.id}", f"portask lab select {run.id} -o portask.toml"]
+    text = (
+        f"Seed {run.seed} fixes orders, schedules, generated corpora and the bootstrap. Commit: "
+        f"{run.machine.commit or 'unknown'}. "
+        "Every sample is in raw.ndjson, every figure in results.json beside this report."
+    )
+    return Section("reproduce", "How to reproduce", (Prose(text), Listing("\n".join(lines))))
