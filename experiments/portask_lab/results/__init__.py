@@ -18,7 +18,8 @@ Words used throughout:
   its suite.
 * Values are in the case's ``unit``. Ratios are variant ÷ reference of the same case: below 1 is better when
   ``better`` is ``"lower"``, above 1 is better when it is ``"higher"``.
-* Intervals are 95%, by bootstrap (`portask_lab.statistics`).
+* Intervals are 95%, by bootstrap (`portask_lab.statistics`); ``None`` ends where there is nothing to
+  resample.
 """
 
 from portask_lab.results.outcomes import (

@@ -117,7 +117,7 @@ class Summary(msgspec.Struct, kw_only=True):
         variant: Label (see the module's head).
         role: What the variant is in this case.
         median: Median over processes of each process's median.
-        low: Lower end of the interval of ``median``.
+        low: Lower end of the interval of ``median``; ``None`` with fewer than two processes: no interval.
         high: Upper end.
         processes: Fresh processes behind it (voided blocks not counted).
         samples: Timed samples over all of them.
@@ -137,8 +137,8 @@ class Summary(msgspec.Struct, kw_only=True):
     variant: str
     role: Role
     median: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     processes: int
     samples: int
     ratio: float | None = None
@@ -155,19 +155,21 @@ class NoiseFloor(msgspec.Struct, kw_only=True):
 
     Attributes:
         suite: Whose floor.
-        case: `Case.id`, or ``""`` for the whole suite (the median over its cases).
+        metric: Whose; floors of different metrics differ (a size hardly varies, a rate does).
+        case: `Case.id`, or ``""`` for the whole suite (95th percentile over its cases).
         floor: As a fraction: 0.03 means that ratios between 0.97 and 1.03 say nothing.
-        ratio: A/A control ÷ reference; should lie at 1.
+        ratio: A/A control ÷ reference; should lie at 1. ``None`` for a whole suite.
         low: Lower end of its interval.
         high: Upper end.
     """
 
     suite: str
+    metric: str
     case: str
     floor: float
-    ratio: float
-    low: float
-    high: float
+    ratio: float | None
+    low: float | None
+    high: float | None
 
 
 class CriterionPart(msgspec.Struct, kw_only=True):
@@ -176,8 +178,8 @@ class CriterionPart(msgspec.Struct, kw_only=True):
     case: str
     metric: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     verdict: Judgement
     title: str = ""
 
@@ -223,7 +225,7 @@ class Criterion(msgspec.Struct, kw_only=True):
 
 
 class Conformance(msgspec.Struct, kw_only=True):
-    """The entry ticket of one variant. With any failure it is measured but not ranked and never selected.
+    """The entry ticket of one variant. With any failure it is neither measured nor selected.
 
     ``failures`` holds ``check: detail`` lines.
     """
@@ -266,6 +268,8 @@ class Noise(msgspec.Struct, kw_only=True):
         involuntary: Involuntary context switches a second of the measured processes.
         load: One-minute load average at the end.
         foreign: CPU time that other processes used, in cores.
+        speed: Slowest ÷ fastest time of the same small loop, over the block's processes: 1 when the CPU kept
+            its speed. Clock changes and busy siblings of a core show nowhere else.
     """
 
     steal: float | None = None
@@ -273,6 +277,7 @@ class Noise(msgspec.Struct, kw_only=True):
     involuntary: float | None = None
     load: float | None = None
     foreign: float | None = None
+    speed: float | None = None
 
 
 class Block(msgspec.Struct, kw_only=True):

@@ -73,7 +73,7 @@ class Point(msgspec.Struct, kw_only=True):
         params: Corpus, batch size, …
         x: For compression: MB/s of raw bytes compressed.
         y: For compression: raw bytes ÷ packed bytes.
-        x_low: Interval of ``x``.
+        x_low: Interval of ``x``; ``None`` for none.
         x_high: Interval of ``x``.
         z: For compression: MB/s of raw bytes decompressed.
         front: True when no other variant is better in both ``x`` and ``y``.
@@ -85,8 +85,8 @@ class Point(msgspec.Struct, kw_only=True):
     params: dict[str, Scalar]
     x: float
     y: float
-    x_low: float
-    x_high: float
+    x_low: float | None
+    x_high: float | None
     z: float | None = None
     front: bool = False
 

@@ -139,7 +139,7 @@ def load(path: Path | str) -> Run:
         text = file.read_bytes()
     except OSError as error:
         raise ResultsError(
-            f"{file}: {error.strerror or error}; give a directory that holds {RESULTS}, or make one: portask lab run"
+            f"{file}: {error.strerror or error}; give a run's directory, or make one: portask lab run"
         ) from error
     try:
         head = msgspec.json.decode(text, type=_Head)

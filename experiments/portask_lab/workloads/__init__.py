@@ -68,13 +68,13 @@ Params = Mapping[str, str | int | float | bool | None]
 Prepare = Callable[[Entry, "Corpus", Params, int], Any]
 
 
-class WrongResult(PortaskError):  # noqa: N818 - named for what happened, like the errors of `portask.errors`
+class WrongResult(PortaskError):
     """A variant lost, reordered or altered something while it was measured, or did less than it was asked."""
 
     code = "wrong-result"
 
 
-class NotForThis(PortaskError):  # noqa: N818 - an outcome: the case is left out, not failed
+class NotForThis(PortaskError):
     """The workload needs an ability that the variant does not claim, e.g. processes."""
 
     code = "not-for-this"

@@ -24,11 +24,11 @@ class EmptyCodec:
 
     wire_id = 0
 
-    def encode(self, messages: Sequence[Message], base_timestamp: int) -> Buffer:  # noqa: ARG002 - the contract
+    def encode(self, messages: Sequence[Message], base_timestamp: int) -> Buffer:
         """Nothing."""
         return b""
 
-    def decode(self, body: Buffer, count: int, base_timestamp: int) -> Sequence[int]:  # noqa: ARG002 - the contract
+    def decode(self, body: Buffer, count: int, base_timestamp: int) -> Sequence[int]:
         """Nothing, as often as asked."""
         return range(count)
 
@@ -47,7 +47,7 @@ _OVERHEAD = Metric("overhead", "B/msg", "lower", 2)
 class _Codec:
     """What the three workloads share: batches, their encoded form, and the proof that both agree."""
 
-    def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:  # noqa: ARG002 - nothing is random
+    def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:
         self.codec = entry.make()
         self.idle = entry.name == _EMPTY.entry.name
         batch = int(params["batch"] or 1)

@@ -1,0 +1,330 @@
+"""From a suite's measurements to what the results file says: cases, summaries, noise floors, curves, traces.
+
+Only valid blocks count. Where voiding left fewer than two (and more were asked for), nothing is thrown away
+and nothing is compared: the figures are shown with a note, every verdict is "not compared", and a criterion
+on them is inconclusive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from portask_lab import derive, statistics, workloads
+from portask_lab.blocks import SuiteData
+from portask_lab.results import (
+    CONTROL_SUFFIX,
+    Case,
+    Curve,
+    NoiseFloor,
+    RawSample,
+    Role,
+    Run,
+    Summary,
+    Trace,
+    case_id,
+)
+from portask_lab.workloads import Latencies, Metric
+
+PERCENTILES = [
+    *(0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 85.0, 90.0, 92.5, 95.0),
+    *(96.0, 97.0, 98.0, 98.5, 99.0, 99.3, 99.5, 99.7, 99.8, 99.9, 99.95, 99.97, 99.99, 99.995, 99.999, 100.0),
+]
+"""Where curves are drawn."""
+
+Samples = dict[str, dict[int, list[float]]]
+"""Variant label → block → values."""
+
+
+class Table(msgspec.Struct):
+    """One case while it is being summed up."""
+
+    case: Case
+    roles: dict[str, Role] = {}
+    samples: Samples = {}
+    timed: bool = True
+
+
+def add(run: Run, data: SuiteData, seed: int) -> list[RawSample]:
+    """Adds everything that ``data`` holds to ``run``; returns its raw lines, voided blocks included."""
+    tables, raw = _tables(data)
+    voided = data.voided()
+    valid = [block.index for block in data.blocks if not block.voided]
+    blind = bool(data.blocks) and len(valid) < min(2, len(data.blocks))
+    use = {block.index for block in data.blocks} if blind else set(valid)
+    if blind:
+        run.notes.append(
+            f"{data.suite.name}: the noise rule voided {len(voided)} of {len(data.blocks)} blocks; too few are left "
+            "to compare anything, the figures are those of all blocks: run again on a quieter machine"
+        )
+    for table in tables.values():
+        for label, blocks in table.samples.items():
+            table.samples[label] = {index: values for index, values in blocks.items() if index in use}
+        table.samples = {label: blocks for label, blocks in table.samples.items() if blocks}
+    floors = {} if blind else _floors(run, data, tables.values(), seed)
+    for table in tables.values():
+        if table.samples:
+            run.cases.append(table.case)
+            run.summaries += _summaries(table, data, floors, seed)
+    run.curves += _curves(data, use)
+    run.traces += _traces(data, use)
+    run.blocks += data.blocks
+    run.failures += data.failures
+    run.notes += data.notes
+    run.notes += sorted({note for each in data.taken for note in each.measurement.notes})
+    run.complete = run.complete and data.complete
+    run.points += derive.points(data, use, seed)
+    run.memory += derive.memory(data, use)
+    return raw
+
+
+def settled(data: SuiteData, width: float) -> bool:
+    """Whether every ratio to the reference has an interval narrower than ``width``, relative to it."""
+    tables, _ = _tables(data)
+    voided = data.voided()
+    for table in tables.values():
+        reference = next((label for label, role in table.roles.items() if role == "reference"), None)
+        if reference is None or table.case.better == "none":
+            continue
+        kept = {
+            label: {index: values for index, values in blocks.items() if index not in voided}
+            for label, blocks in table.samples.items()
+            if table.roles[label] in {"reference", "control", "variant"}
+        }
+        for label, blocks in kept.items():
+            if label != reference:
+                found = statistics.ratio(blocks, kept[reference], 0)
+                if found is None or found.width > width:
+                    return False
+    return bool(tables)
+
+
+def _tables(data: SuiteData) -> tuple[dict[str, Table], list[RawSample]]:
+    tables: dict[str, Table] = {}
+    raw: list[RawSample] = []
+    voided = data.voided()
+    for each in (*data.taken, *derive.taken(data)):
+        workload = workloads.get(each.job.workload)
+        for name, values in each.measurement.metrics.items():
+            metric = workload.metric(name)
+            identity = case_id(data.suite.name, workload.name, each.job.params, name)
+            table = tables.get(identity)
+            if table is None:
+                case = _case(identity, data.suite.name, workload, each.job.params, metric)
+                table = tables[identity] = Table(case, timed=metric is workload.metrics[0])
+            label = each.arm.label
+            table.roles[label] = each.arm.role
+            table.samples.setdefault(label, {}).setdefault(each.block, []).extend(values)
+            raw.append(
+                RawSample(
+                    case=identity,
+                    variant=label,
+                    arm=each.arm.key,
+                    block=each.block,
+                    process=each.process,
+                    values=list(values),
+                    voided=each.block in voided,
+                )
+            )
+    return tables, raw
+
+
+def _case(
+    identity: str,
+    suite: str,
+    workload: workloads.Workload,
+    params: dict[str, str | int | float | bool | None],
+    metric: Metric,
+) -> Case:
+    return Case(
+        id=identity,
+        suite=suite,
+        family=workload.family,
+        workload=workload.name,
+        params=dict(params),
+        metric=metric.name,
+        unit=metric.unit,
+        better=metric.better,
+        decimals=metric.decimals,
+        title=workload.title,
+    )
+
+
+def _reference(table: Table) -> str | None:
+    return next(
+        (label for label, role in table.roles.items() if role == "reference" and label in table.samples), None
+    )
+
+
+def _floors(run: Run, data: SuiteData, tables: Collection[Table], seed: int) -> dict[tuple[str, str], float]:
+    """Fills in the floors; returns those to judge by: (case, "") for a case's, ("", metric) for a suite's."""
+    effects: dict[str, list[tuple[str, statistics.Ratio]]] = defaultdict(list)
+    for table in tables:
+        reference = _reference(table)
+        control = f"{reference}{CONTROL_SUFFIX}"
+        if reference and control in table.samples:
+            name = table.case.id
+            found = statistics.ratio(
+                table.samples[control], table.samples[reference], statistics.seed_of(seed, name, control)
+            )
+            if found:
+                effects[table.case.metric].append((name, found))
+    floors: dict[tuple[str, str], float] = {}
+    timed = {table.case.metric for table in tables if table.timed}
+    for metric, found_effects in effects.items():
+        whole = statistics.suite_floor([effect.value for _, effect in found_effects])
+        floors["", metric] = whole
+        if metric in timed:  # sizes have a floor of their own, but it is not the suite's
+            run.noise_floors.append(
+                NoiseFloor(
+                    suite=data.suite.name,
+                    metric=metric,
+                    case="",
+                    floor=whole,
+                    ratio=None,
+                    low=None,
+                    high=None,
+                )
+            )
+        for name, effect in found_effects:
+            floor = floors[name, ""] = statistics.case_floor(whole, effect.value)
+            run.noise_floors.append(
+                NoiseFloor(
+                    suite=data.suite.name,
+                    metric=metric,
+                    case=name,
+                    floor=floor,
+                    ratio=effect.value,
+                    low=_finite(effect.low, effect.blocks),
+                    high=_finite(effect.high, effect.blocks),
+                )
+            )
+    return floors
+
+
+def _summaries(
+    table: Table, data: SuiteData, floors: dict[tuple[str, str], float], seed: int
+) -> list[Summary]:
+    case = table.case
+    reference = _reference(table)
+    made: dict[str, Summary] = {}
+    compared: list[tuple[str, statistics.Ratio]] = []
+    for label, blocks in table.samples.items():
+        role = table.roles[label]
+        value = statistics.absolute(blocks, statistics.seed_of(seed, case.id, label))
+        summary = made[label] = Summary(
+            case=case.id,
+            variant=label,
+            role=role,
+            median=value.value,
+            low=_finite(value.low, len(blocks)),
+            high=_finite(value.high, len(blocks)),
+            processes=len(blocks),
+            samples=sum(map(len, blocks.values())),
+            steady=statistics.steady(blocks) if table.timed else None,
+            notes=_doubts(data, table, label),
+        )
+        if reference is None or case.better == "none" or role in {"floor", "ceiling"}:
+            continue
+        if role == "reference":
+            summary.verdict = "reference"
+            continue
+        name = statistics.seed_of(seed, case.id, label, "ratio")
+        effect = statistics.ratio(blocks, table.samples[reference], name)
+        if effect is None:
+            continue
+        summary.ratio = effect.value
+        if effect.blocks > 1:
+            summary.ratio_low, summary.ratio_high, summary.p = effect.low, effect.high, effect.p
+        if role == "control":
+            summary.verdict = "A/A"
+        elif effect.blocks > 1:
+            compared.append((label, effect))
+    floor = floors.get((case.id, ""), floors.get(("", case.metric)))
+    adjusted = statistics.holm([effect.p for _, effect in compared])
+    for (label, effect), p in zip(compared, adjusted, strict=True):
+        if floor is not None:
+            made[label].verdict = statistics.verdict(effect.value, p, floor, case.better)
+    return list(made.values())
+
+
+def _doubts(data: SuiteData, table: Table, label: str) -> list[str]:
+    failed = [
+        failure
+        for failure in data.failures
+        if failure.variant == label
+        and failure.workload == table.case.workload
+        and failure.params == table.case.params
+    ]
+    blocks = len(data.blocks)
+    return [f"{len(failed)} of {blocks} processes failed; the others are shown"] if failed else []
+
+
+def _finite(value: float, blocks: int) -> float | None:
+    return value if blocks > 1 and math.isfinite(value) else None
+
+
+def percentiles(bounds: Sequence[float], counts: Sequence[int], wanted: Sequence[float]) -> list[float]:
+    """The percentiles of a histogram: the smallest bound that at least so many percent do not exceed."""
+    total = sum(counts)
+    found: list[float] = []
+    position, below = 0, counts[0]
+    for percent in wanted:
+        rank = max(1, math.ceil(total * percent / 100))
+        while below < rank:
+            position += 1
+            below += counts[position]
+        found.append(bounds[position])
+    return found
+
+
+def _curves(data: SuiteData, use: set[int]) -> list[Curve]:
+    merged: dict[tuple[str, str, float, str], tuple[Role, Latencies]] = {}
+    for each in data.taken:
+        if each.block not in use:
+            continue
+        for latencies in each.measurement.latencies:
+            identity = case_id(data.suite.name, each.job.workload, each.job.params, latencies.metric)
+            key = (identity, each.arm.label, latencies.rate, latencies.schedule)
+            if key not in merged:
+                merged[key] = (
+                    each.arm.role,
+                    msgspec.structs.replace(latencies, counts=list(latencies.counts)),
+                )
+                continue
+            sofar = merged[key][1]
+            if sofar.bounds != latencies.bounds:
+                raise ValueError(f"{each.job.workload} changed its histogram's bounds between processes")
+            sofar.counts = [a + b for a, b in zip(sofar.counts, latencies.counts, strict=True)]
+    return [
+        Curve(
+            case=identity,
+            variant=label,
+            role=role,
+            rate=rate,
+            schedule=schedule,
+            percentiles=PERCENTILES,
+            values=percentiles(found.bounds, found.counts, PERCENTILES),
+            count=sum(found.counts),
+        )
+        for (identity, label, rate, schedule), (role, found) in merged.items()
+        if sum(found.counts)
+    ]
+
+
+def _traces(data: SuiteData, use: set[int]) -> list[Trace]:
+    """The first valid block's trace of each variant: a trace is shown, not averaged."""
+    found: dict[tuple[str, str], Trace] = {}
+    for each in sorted(data.taken, key=lambda each: each.block):
+        trace = each.measurement.trace
+        if trace is None or each.block not in use or each.arm.role == "control":
+            continue
+        main = workloads.get(each.job.workload).metrics[0].name
+        identity = case_id(data.suite.name, each.job.workload, each.job.params, main)
+        if (identity, each.arm.label) not in found:
+            fields = msgspec.structs.asdict(trace)
+            found[identity, each.arm.label] = Trace(case=identity, variant=each.arm.label, **fields)
+    return list(found.values())
