@@ -66,5 +66,5 @@ def _differences(old: Settings, new: Settings) -> list[Change]:
     return [
         Change(key, before.get(key, msgspec.UNSET), after.get(key, msgspec.UNSET))
         for key in sorted(before.keys() | after.keys())
-        if not key.startswith("receipt.") and before.get(key, msgspec.UNSET) != after.get(key, msgspec.UNSET)
+        if before.get(key, msgspec.UNSET) != after.get(key, msgspec.UNSET)
     ]

@@ -134,7 +134,6 @@ def _build(merged: Layer, receipt: dict[str, Any], problems: Problems, notes: li
 
 def _complete(settings: Settings, sources: dict[str, str]) -> dict[str, str]:
     """A source for every value; a topic that does not say something itself has it from the general table."""
-    known = [key for key in settings.flat() if not key.startswith("receipt.")]
     general = {
         f"topics.{quote(topic)}.{key}": source
         for topic in settings.topics.named
@@ -146,7 +145,7 @@ def _complete(settings: Settings, sources: dict[str, str]) -> dict[str, str]:
             },
         }.items()
     }
-    return {key: sources.get(key, general.get(key, DEFAULT)) for key in known}
+    return {key: sources.get(key, general.get(key, DEFAULT)) for key in settings.flat()}
 
 
 def _check_values(merged: Layer, problems: Problems) -> tuple[dict[Key, Any], dict[str, str]]:
@@ -157,7 +156,7 @@ def _check_values(merged: Layer, problems: Problems) -> tuple[dict[Key, Any], di
         if field is None:  # an option, or a declared topic: checked elsewhere
             good[key] = value.raw
             continue
-        checked, complaint = check_value(key, field, value.raw, text=value.text)
+        checked, complaint = check_value(key, field, value.raw, is_text=value.text)
         if complaint:
             problems.add(value.source, dotted(key), complaint, value.raw)
         else:

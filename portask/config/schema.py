@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 import msgspec
 
-from portask.config.settings import Retention, Settings, TopicOverride, quote
+from portask.config.settings import Retention, Settings, TopicOverride, quote, text
 from portask.contracts import FAMILIES
 from portask.errors import ConfigError
 
@@ -77,13 +77,35 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 _SHOWN = 80
 
 
-def show(key: str, value: Any) -> str:
-    """A value as TOML would have it, shortened, with what looks like a secret left out."""
-    if _SECRET.search(key.rpartition(".")[2]):
-        return '"…"'
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    text = _USERINFO.sub("…@", text)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+def show(key: str, value: Any, *, whole: bool = False) -> str:
+    """A value as TOML, shortened unless ``whole``, with what looks like a secret left out."""
+    value = redact(value, key.rpartition(".")[2])
+    shown = toml(value)
+    return shown if len(shown) <= _SHOWN or whole else shown[: _SHOWN - 1] + "…"
+
+
+def toml(value: Any) -> str:
+    """A value as TOML, tables inline; dates and the like as text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{quote(str(name))} = {toml(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return text(str(value))
+
+
+def redact(value: Any, name: str = "") -> Any:
+    """``value`` with whatever looks like a secret left out, down to the last table."""
+    if isinstance(value, dict):
+        return {inner: redact(setting, inner) for inner, setting in value.items()}
+    if isinstance(value, list):
+        return [redact(inner, name) for inner in value]
+    if _SECRET.search(name):
+        return "…"
+    return _USERINFO.sub("…@", value) if isinstance(value, str) else value
 
 
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -92,22 +114,22 @@ def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
     return close[0] if close else None
 
 
-def check_value(key: Key, field: Field, value: Any, *, text: bool) -> tuple[Any, str]:
+def check_value(key: Key, field: Field, value: Any, *, is_text: bool) -> tuple[Any, str]:
     """The value in its type and an empty complaint, or the value as it is and the complaint.
 
     Args:
         key: The setting.
         field: What `find_field` gave for it.
         value: From the file (a TOML value) or from outside.
-        text: Whether ``value`` is text that stands for another type, as environment variables are.
+        is_text: Whether ``value`` is text that stands for another type, as environment variables are.
     """
     try:
-        good = msgspec.convert(value, field.type, strict=not text)
+        good = msgspec.convert(value, field.type, strict=not is_text)
         if isinstance(good, float) and not math.isfinite(good):
             raise ValueError("not finite")
     except (ValueError, OverflowError):  # msgspec.ValidationError is a ValueError
         complaint = f"must be {field.description}"
-        if isinstance(value, str) and not text and not check_value(key, field, value, text=True)[1]:
+        if isinstance(value, str) and not is_text and not check_value(key, field, value, is_text=True)[1]:
             complaint += f"; write it without quotes: {key[-1]} = {value}"
         return value, complaint
     return good, ""
