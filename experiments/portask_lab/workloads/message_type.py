@@ -84,8 +84,8 @@ CANDIDATES: dict[str, Make] = {
     "tuple": plain_tuple,
 }
 COLUMNS = ("create ns", "create, keep ns", "read 4 ns", "decode ns", "hold B", "collect ms")
-"""Per message: creating; creating among 200,000 that are kept; reading all fields; decoding in batches of 100; bytes beside
-the payload. Last, for all: one full collection while 200,000 are held."""
+"""Per message: creating; creating among 200,000 that are kept; reading all fields; decoding in batches of 100;
+bytes beside the payload. Last, for all: one full collection while 200,000 are held."""
 
 
 def _create(make: Make, payloads: list[bytes]) -> float:
