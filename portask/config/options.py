@@ -193,7 +193,7 @@ def make(family: str, chosen: Choice, **context: Any) -> Any:
     given |= {name: _convert(known.get(name, Option(name)), value) for name, value in chosen.options.items()}
     try:
         return target(**given)
-    except (ValueError, TypeError) as error:
+    except (ConfigError, ValueError, TypeError) as error:
         if not chosen.options:
             raise  # nobody chose anything: this is no setting's fault
         shown = ", ".join(f"{name} = {show(name, value)}" for name, value in chosen.options.items())

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from portask import registry
+from portask.config.options import make
 from portask.config.settings import Retention as RetentionSettings
 from portask.config.settings import Settings
 from portask.contracts import Server, Storage
@@ -26,6 +27,7 @@ def build(settings: Settings) -> tuple[Broker, Server]:
     Raises:
         UnknownVariant: no such name.
         VariantUnavailable: a library is missing.
+        ConfigError: a variant refuses its options.
     """
     given = {"max_bytes": settings.memory.max_bytes}
     storage: Storage = _make(settings, "storage", given)
@@ -67,4 +69,4 @@ def _make(settings: Settings, family: str, given: dict[str, Any]) -> Any:
     wanted = inspect.signature(target).parameters
     parts = {name: _make(settings, name, given) for name in PARTS if name in wanted and name != family}
     parts |= {name: value for name, value in given.items() if name in wanted}
-    return target(**{**parts, **choice.options})
+    return make(family, choice, **parts)
