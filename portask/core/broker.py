@@ -161,7 +161,6 @@ class Broker:
         arrived, self._arrived = self._arrived, {}
         dirty = self._dirty
         for session in arrived:
-            dirty[session] = None
             session.last_seen = now
             inbox = session.inbox
             if inbox:
@@ -178,6 +177,7 @@ class Broker:
             self.delivery.catch_up(now)
         if now >= self._next_sweep:
             self._sweep(now)
+        dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
         self._dirty = {}
         return [session for session in dirty if self._departs(session)]

@@ -28,13 +28,16 @@ _ENTRY_OVERHEAD = 33 + 8 + 16
 class _Log:
     """One partition."""
 
-    __slots__ = ("bases", "first", "lasts", "next", "open", "size", "stored")
+    __slots__ = ("bases", "first", "lasts", "next", "open", "recent", "size", "stored")
 
     def __init__(self) -> None:
         self.stored: list[bytes] = []
         self.bases = array("Q")  # base offset of each stored batch
         self.lasts = array("Q")  # append time of the newest record in each
         self.open: Coalescer | None = None
+        # The open one before: a reader at the tail stands in the middle of it when it is closed, and should not
+        # get again what it had. Costs its bytes once a partition.
+        self.recent: Coalescer | None = None
         self.first = 0
         self.next = 0
         self.size = 0
@@ -119,7 +122,7 @@ class MemoryStorage:
         gathered = log.open
         if gathered is None:
             return
-        log.open = None
+        log.open, log.recent = None, gathered
         log.size -= len(gathered)
         log.keep(self._packed(gathered.batch()), gathered.base_offset, gathered.last_append)
 
@@ -156,7 +159,14 @@ class MemoryStorage:
         gathered = log.open
         stored_end = log.next if gathered is None else gathered.base_offset
         if offset < stored_end:
-            for batch in log.stored[bisect_right(log.bases, offset) - 1 :]:
+            at = bisect_right(log.bases, offset) - 1
+            recent = log.recent
+            if recent is not None and log.bases[at] == recent.base_offset < offset:
+                found.append(recent.batch(offset))
+                limit -= len(found[0])
+                at += 1
+            for at in range(at, len(log.stored)):  # noqa: B020 - a slice would copy all that is still to come
+                batch = log.stored[at]
                 if found and limit < len(batch):
                     done(found, None)
                     return
