@@ -160,7 +160,12 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
     if not wanted:
         finish()
     for partition in wanted:
-        _start_offset(broker, partition, body.start, body.time, start(partition))
+        key = partition.key
+        known = body.resume.get(key.topic, ())
+        if key.partition < len(known) and known[key.partition] >= 0:
+            _resume_offset(broker, partition, known[key.partition], start(partition))
+        else:
+            _start_offset(broker, partition, body.start, body.time, start(partition))
 
 
 def assign(broker: Broker, subscription: Subscription, topic: Topic) -> None:
@@ -213,6 +218,17 @@ def _start_offset(broker: Broker, partition: Partition, start: int, time: int | 
         storage.lookup(key, start, empty_is_zero)
     else:
         storage.lookup(key, EARLIEST, check_bounds)
+
+
+def _resume_offset(broker: Broker, partition: Partition, offset: int, done: Found) -> None:
+    """The offset that a cut-off subscription asks for; the oldest one if retention, or a lost log, took it away."""
+
+    def check_bounds(first: int, error: PortaskError | None) -> None:
+        if isinstance(error, UnknownPartition):
+            first, error = 0, None
+        done(offset if first <= offset <= partition.next else first, error)
+
+    broker.storage.lookup(partition.key, EARLIEST, check_bounds)
 
 
 def _unsubscribe(broker: Broker, session: Session, frame: Frame) -> None:

@@ -108,6 +108,7 @@ TRANSITIONS: dict[tuple[Role, State], dict[int, State]] = {
     (Role.CLIENT, State.CLOSED): {},
 }
 _KNOWN = frozenset(Opcode)
+_TOLERANT = frozenset({State.OPEN, State.DRAINING})
 
 
 class Connection:
@@ -175,7 +176,7 @@ class Connection:
             opcode = frame.opcode
             target = self._allowed.get(opcode)
             if target is None:
-                if opcode not in _KNOWN and self.state is not State.HANDSHAKE:
+                if opcode not in _KNOWN and self.state in _TOLERANT:
                     self._refuse_opcode(frame)
                     continue
                 self.fail(RemoteProtocolError(self._unexpected(frame)))
@@ -206,7 +207,7 @@ class Connection:
             self.welcome = control.decode(frame.body, control.Welcome)
             self._peer_limit = self.welcome.max_frame
             return True
-        if opcode == Opcode.ERROR and not frame.correlation:
+        if opcode == Opcode.ERROR and (not frame.correlation or self.state is State.HANDSHAKE):
             error = control.decode(frame.body, control.Error)
             self.fault = from_code(error.code, error.message)
             self._enter(State.CLOSED)

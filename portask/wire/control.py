@@ -6,6 +6,7 @@ Each struct below documents one opcode's body, request and reply.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any, NoReturn, TypeVar
 
 import cbor2
@@ -114,6 +115,9 @@ class Subscribe(msgspec.Struct, omit_defaults=True):
         partition: One partition only; ``None`` for all.
         messages: Initial credit in messages.
         bytes: Initial credit in bytes.
+        resume: Where a subscription that was cut off goes on: for each topic the next offset of its partitions
+            0, 1, …, which takes the place of ``start`` and ``time``; -1 where those hold. An offset that is no
+            longer there becomes the oldest one that is.
     """
 
     filter: str
@@ -122,6 +126,7 @@ class Subscribe(msgspec.Struct, omit_defaults=True):
     partition: int | None = None
     messages: int = 0
     bytes: int = 0
+    resume: dict[str, list[int]] = {}
 
 
 class Assigned(msgspec.Struct):
@@ -248,27 +253,48 @@ def encode(body: msgspec.Struct) -> bytes:
     return cbor2.dumps(msgspec.to_builtins(body))
 
 
-def decode(data: Buffer, kind: type[Body]) -> Body:
+def decode_puback(data: Buffer) -> list[int]:
+    """The offsets of a `PubAck`; for one publish at a tenth of the cost of `decode`.
+
+    Raises:
+        RemoteProtocolError: see `decode`.
+    """
+    if data[: len(_ONE_OFFSET)] == _ONE_OFFSET:
+        read = cbor.read_integer(memoryview(data), len(_ONE_OFFSET))
+        if read is not None and read[1] == len(data):
+            return [read[0]]
+    return decode(data, PubAck).offsets
+
+
+def decode(data: Buffer, kind: type[Body], limit: int = CONTROL_LIMIT) -> Body:
     """A control body, checked.
+
+    Args:
+        data: The frame's body.
+        kind: What it must be.
+        limit: Most bytes it may have.
 
     Raises:
         RemoteProtocolError: not one CBOR map with what ``kind`` asks for; the text names the key.
     """
-    if len(data) > CONTROL_LIMIT:
-        raise RemoteProtocolError(
-            f"a {kind.__name__} body of {len(data):,} bytes: {CONTROL_LIMIT:,} is the most"
-        )
+    size = len(data)
+    if size > limit:
+        raise RemoteProtocolError(f"a {kind.__name__} body of {size:,} bytes: {limit:,} is the most")
+    source = BytesIO(data)
     try:
-        plain = cbor2.loads(
-            bytes(data),
+        plain = cbor2.CBORDecoder(
+            source,
             max_depth=8,
             semantic_decoders=_TAGS_REFUSED,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
             allow_indefinite=False,
-        )
+            read_size=size + 1,
+        ).decode()
         if not isinstance(plain, dict):
             raise RemoteProtocolError(f"a {kind.__name__} body is a CBOR {type(plain).__name__}, not a map")
+        if source.tell() != size:
+            raise RemoteProtocolError(f"{size - source.tell()} bytes follow the map of a {kind.__name__} body")
         return msgspec.convert(plain, kind)
     except (
         cbor2.CBORError,

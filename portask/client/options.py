@@ -1,0 +1,148 @@
+"""What a client can be told when it connects: checked once, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
+from urllib.parse import urlsplit
+
+import msgspec
+
+from portask.config.settings import DEFAULT_PORT, DEFAULT_URL
+from portask.errors import ConfigError
+from portask.wire.frames import DEFAULT_LIMIT, HELLO_LIMIT
+
+__all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "Options", "OptionsDict", "parse_urls"]
+
+
+class OptionsDict(TypedDict, total=False):
+    """The keyword arguments of `portask.connect`; `Options` documents them."""
+
+    codec: str
+    compression: str
+    compression_options: Mapping[str, Any]
+    dictionaries: Mapping[int, bytes]
+    linger_ms: float
+    batch_bytes: int
+    max_in_flight: int
+    buffer_bytes: int
+    request_timeout: float
+    connect_timeout: float
+    reconnect: bool
+    reconnect_delay: float
+    reconnect_max_delay: float
+    reconnect_attempts: int
+    reconnect_deadline: float
+    keepalive: float
+    max_frame: int
+    token: str | None
+    name: str
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client behaves. Times in seconds unless the name says otherwise, sizes in bytes.
+
+    Attributes:
+        codec: Registered codec that writes records. If none is named, the one that the broker recommends (the
+            winner of its measurements), else the reference. What any registered codec wrote can be read.
+        compression: Registered compression strategy for the batches that are sent; likewise.
+        compression_options: Its options.
+        dictionaries: Trained zstd dictionaries by id, for reading batches that name one.
+        linger_ms: How long a published message may wait for others to share its batch. 0 batches what is
+            published in the same iteration of the event loop, and never waits.
+        batch_bytes: A batch is sent once it holds about so much, however long the linger.
+        max_in_flight: Unacknowledged batches of one partition. While so many are under way, messages wait and
+            gather in larger batches.
+        buffer_bytes: Most that may wait to be sent or acknowledged, in all. Beyond it `publish` and
+            `publish_many` wait, and `publish_nowait` raises `BufferExhausted`.
+        request_timeout: Deadline of every request, a publish included, reconnecting included.
+        connect_timeout: Deadline of one attempt at one address, the handshake included.
+        reconnect: Whether a lost connection is made again, with what is unacknowledged sent again.
+        reconnect_delay: Before the second attempt; doubles with each, with jitter.
+        reconnect_max_delay: Where the doubling ends.
+        reconnect_attempts: Rounds over all addresses before giving up; 0 for no limit.
+        reconnect_deadline: Time from the loss of the connection to giving up; 0 for no limit.
+        keepalive: Silence after which the broker is asked for a sign of life; after as much again the
+            connection counts as lost. 0 relies on the transport.
+        max_frame: Largest frame body taken from the broker.
+        token: For brokers that ask for one.
+        name: Of this client, for the broker's logs.
+    """
+
+    codec: str = ""
+    compression: str = ""
+    compression_options: Mapping[str, Any] = {}
+    dictionaries: Mapping[int, bytes] = {}
+    linger_ms: float = 0
+    batch_bytes: int = 128 * 1024
+    max_in_flight: int = 16
+    buffer_bytes: int = 32 * 1024 * 1024
+    request_timeout: float = 30
+    connect_timeout: float = 5
+    reconnect: bool = True
+    reconnect_delay: float = 0.05
+    reconnect_max_delay: float = 5
+    reconnect_attempts: int = 0
+    reconnect_deadline: float = 120
+    keepalive: float = 15
+    max_frame: int = DEFAULT_LIMIT
+    token: str | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("request_timeout", "connect_timeout", "reconnect_delay", "reconnect_max_delay"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}: it must be a number of seconds above 0"
+                )
+        for name in ("linger_ms", "keepalive", "reconnect_attempts", "reconnect_deadline"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be 0 or more")
+        for name in ("batch_bytes", "max_in_flight", "buffer_bytes"):
+            if not getattr(self, name) >= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be 1 or more")
+        if self.buffer_bytes < self.batch_bytes:
+            raise ConfigError(
+                f"buffer_bytes is {self.buffer_bytes:,}, less than one batch of {self.batch_bytes:,} bytes: raise it"
+            )
+        if self.max_frame < HELLO_LIMIT:
+            raise ConfigError(f"max_frame is {self.max_frame:,}: it must be {HELLO_LIMIT:,} or more")
+
+
+class Address(NamedTuple):
+    """Where a broker is."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_urls(urls: str | Sequence[str]) -> list[Address]:
+    """The addresses in ``portask://host[:port]``, or in a list of such.
+
+    Raises:
+        ConfigError: not such a URL; the text says which part.
+    """
+    texts = [urls] if isinstance(urls, str) else list(urls)
+    if not texts:
+        raise ConfigError(f"no URL was given: use one like {DEFAULT_URL}")
+    return [_parse(text) for text in texts]
+
+
+def _parse(text: str) -> Address:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(
+            f"the URL {text!r} is not understood ({error}): use one like {DEFAULT_URL}"
+        ) from None
+    if parts.scheme != "portask" or not parts.hostname:
+        raise ConfigError(f"the URL {text!r} does not begin with portask://host: use one like {DEFAULT_URL}")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError("a URL carries no credentials here: pass token=… instead")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ConfigError(f"the URL {text!r} says more than host and port: use one like {DEFAULT_URL}")
+    return Address(parts.hostname, DEFAULT_PORT if port is None else port)
