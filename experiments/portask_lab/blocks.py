@@ -64,9 +64,13 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class SuiteData(msgspec.Struct):
-    """All that a suite brought: the measurements of every block, voided ones too, and the ledger."""
+    """All that a suite brought: the measurements of every block, voided ones too, and the ledger.
+
+    ``arms`` are those of a block, in the order in which a report lists them.
+    """
 
     suite: Suite
+    arms: list[Arm] = []
     taken: list[Taken] = []
     blocks: list[Block] = []
     failures: list[Failure] = []
@@ -153,6 +157,7 @@ def run_suite(
         slowdowns: Arm label → planted slowdown; for the self-test.
     """
     data = SuiteData(suite) if data is None else data
+    data.arms = list(every)
     rule = rule or Rule()
     start = time.monotonic()
     origin = start if origin is None else origin
@@ -259,6 +264,7 @@ def ask(spec: Spec, timeout: float) -> Answer:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+    _running.add(process)
     problem = ""
     try:
         out, errors = process.communicate(msgspec.json.encode(spec), timeout)
@@ -270,6 +276,8 @@ def ask(spec: Spec, timeout: float) -> Answer:
         _kill(process)
         process.communicate()
         raise
+    finally:
+        _running.discard(process)
     if not problem and process.returncode != 0:
         problem = f"its process {_death(process.returncode)}"
     lines, broken = _lines(out)
@@ -296,6 +304,15 @@ def _death(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def kill_running() -> None:
+    """Kills the processes that other threads of this one wait for; their `ask` returns with the problem."""
+    for process in list(_running):
+        _kill(process)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -84,7 +84,7 @@ class Profile(msgspec.Struct, frozen=True):
     messages: int
 
 
-QUICK = Profile("quick", blocks=5, most=12, width=0.04, seconds=0.02, samples=3, messages=2_000)
+QUICK = Profile("quick", blocks=5, most=12, width=0.04, seconds=0.024, samples=4, messages=2_000)
 FULL = Profile("full", blocks=10, most=40, width=0.02, seconds=0.5, samples=15, messages=10_000)
 PROFILES = {profile.name: profile for profile in (QUICK, FULL)}
 

@@ -129,7 +129,16 @@ def _tables(data: SuiteData) -> tuple[dict[str, Table], list[RawSample]]:
                     voided=each.block in voided,
                 )
             )
-    return tables, raw
+    jobs = dict.fromkeys((job.workload, repr(job.params)) for arm in data.arms for job in arm.jobs)
+    places = {name: place for place, name in enumerate(jobs)}
+    labels = {label: place for place, label in enumerate(dict.fromkeys(arm.label for arm in data.arms))}
+    ordered = sorted(
+        tables.items(),
+        key=lambda item: places.get((item[1].case.workload, repr(item[1].case.params)), len(places)),
+    )
+    for _, table in ordered:
+        table.samples = dict(sorted(table.samples.items(), key=lambda item: labels.get(item[0], len(labels))))
+    return dict(ordered), raw
 
 
 def _case(

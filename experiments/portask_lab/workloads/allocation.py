@@ -99,7 +99,7 @@ class Ring(_Traced):
     A ring that allocates its memory when it is made shows nothing here; its capacity is 4 MiB.
     """
 
-    def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:  # noqa: ARG002 - nothing is random
+    def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:
         self.ring = entry.make(capacity=4 << 20)
         self.records = [payload for payload in corpus.payloads if len(payload) <= 512][:100]
         if not self.records:
@@ -107,7 +107,7 @@ class Ring(_Traced):
         self.messages = len(self.records)
         self.waiting = 0
 
-    def step(self, index: int) -> Any:  # noqa: ARG002 - the same records each time
+    def step(self, index: int) -> Any:
         """Puts a copy of each."""
         put: Callable[[bytes], None] = self.ring.put
         for record in self.records:
