@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from portask.config import Settings, changes, live, load
+from portask.config import Settings, changes, load
+from portask.config.live import live
 
 
 def read(tmp_path: Path, text: str) -> Settings:

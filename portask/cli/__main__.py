@@ -1,0 +1,5 @@
+"""``python -m portask.cli`` is ``portask``."""
+
+from portask.cli import main
+
+main()

@@ -1,0 +1,189 @@
+"""``portask serve``: from settings to a running broker, and back out again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import click
+import structlog
+
+from portask.admin import logs
+from portask.config import DEFAULT_HOST, DEFAULT_PORT, Loaded, Settings, changes, resolve
+from portask.config.fingerprint import mismatch
+from portask.config.live import live
+from portask.contracts import FAMILIES, Closeable, Durability
+from portask.core.broker import Broker
+from portask.errors import ConfigError, PortaskError
+from portask.server.build import build, options
+
+log = structlog.get_logger("portask.serve")
+
+_PROMISE = {
+    Durability.MEMORY: "lost when the broker ends",
+    Durability.OS: "survives the broker, not a power loss",
+    Durability.SYNCED: "survives a power loss",
+    Durability.SERVER: "as the store says",
+}
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@click.command()
+@click.option(
+    "--config", "path", type=click.Path(), metavar="FILE", help="TOML file; else PORTASK_CONFIG names one."
+)
+@click.option("--host", help=f"Address to listen on, {DEFAULT_HOST} unless set.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help=f"TCP port, {DEFAULT_PORT} unless set; 0 picks a free one."
+)
+@click.option("--server", metavar="VARIANT", help="Server variant.")
+@click.option("--storage", metavar="VARIANT", help="Storage variant.")
+@click.option("--log-level", type=click.Choice(_LEVELS), help="Least severe events that are logged.")
+def serve(
+    *,
+    path: str | None,
+    host: str | None,
+    port: int | None,
+    server: str | None,
+    storage: str | None,
+    log_level: str | None,
+) -> None:
+    """Run a broker until it is told to stop.
+
+    Settings come from the file, PORTASK_… variables over it, and these options over both; `portask config check`
+    shows the result. One line on stdout says when the broker is ready; logs go to stderr.
+
+    SIGTERM or Ctrl-C ends it once what is under way is done, a second one at once. SIGHUP reads the settings
+    again: limits, retention and the log level are taken over, and a log line names what needs a restart.
+    """
+    given = {
+        "server.host": host,
+        "server.port": port,
+        "server.variant": server,
+        "storage.variant": storage,
+        "logging.level": log_level,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    loaded = resolve(path, os.environ, overrides)
+    settings = loaded.settings
+    logs.configure(settings.logging.level, settings.logging.format, color=not os.environ.get("NO_COLOR"))
+    _remark(loaded)
+    engine, runner = build(settings)
+    reload = _Reload(engine, settings, lambda: resolve(path, os.environ, overrides))
+    _on_signals(runner.stop, reload)
+    place = settings.server
+    listening = False
+
+    def ready(bound_host: str, bound_port: int) -> None:
+        nonlocal listening
+        listening = True
+        click.echo(_ready_line(settings, engine, bound_host, bound_port))
+        sys.stdout.flush()
+        log.info("ready", host=bound_host, port=bound_port, pid=os.getpid())
+
+    try:
+        runner.run(engine, place.host, place.port, ready)
+    except OSError as error:
+        if listening:
+            raise
+        _cannot_listen(place.host, place.port, error)
+    finally:
+        if isinstance(engine.storage, Closeable):
+            engine.storage.close()
+    log.info("stopped")
+
+
+def _remark(loaded: Loaded) -> None:
+    """Logs what a user may want to know about the settings."""
+    for note in loaded.notes:
+        log.warning("setting not used", reason=note)
+    differences = mismatch(loaded.settings.receipt)
+    if differences:
+        log.warning(
+            "the variants were chosen on another machine: measure again with `portask lab run`",
+            differences=differences,
+        )
+
+
+def _ready_line(settings: Settings, engine: Broker, host: str, port: int) -> str:
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    chosen = " ".join(f"{family}={settings.choice(family).variant}" for family in reversed(FAMILIES))
+    durability = engine.storage.durability
+    return f"portask: ready on {shown}; {chosen}; durability={durability.value} ({_PROMISE[durability]})"
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> NoReturn:
+    """Says why the address cannot be had.
+
+    Raises:
+        PortaskError: always.
+    """
+    where = f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        text = f"{where} is in use; stop the program that has it, or choose another with --port"
+    elif error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        text = f"{where} is no address of this machine; choose one with --host, 0.0.0.0 for all"
+    elif error.errno in {errno.EACCES, errno.EPERM}:
+        text = f"{where} may not be used by this user; choose a port above 1023 with --port"
+    else:
+        text = f"cannot listen on {where}: {error.strerror or error}; choose another address with --host and --port"
+    raise PortaskError(text) from error
+
+
+class _Reload:
+    """Reads the settings again, and applies what a running broker can take over."""
+
+    def __init__(self, engine: Broker, settings: Settings, read: Callable[[], Loaded]) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._read = read
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(self) -> None:
+        """Logs what was taken over and what needs a restart. Wrong settings change nothing."""
+        with self._one_at_a_time:
+            try:
+                new = self._read().settings
+            except ConfigError as error:
+                log.error("settings not taken over", problems=str(error).splitlines())  # noqa: TRY400 - no traceback
+                return
+            applied, needs_restart = changes(self._settings, new)
+            self._settings = live(self._settings, new)
+            logs.set_level(self._settings.logging.level)
+            self._engine.options = options(self._settings)
+            self._engine.wake()  # a limit that is new may be due
+            log.info(
+                "settings read again",
+                applied=[str(change) for change in applied],
+                needs_restart=[str(change) for change in needs_restart],
+            )
+
+
+def _on_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
+    asked = 0
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            os._exit(128 + number)
+        if sys.stderr.isatty():
+            # not through the log: the signal may have come while its lock is held
+            os.write(2, b"portask: finishing what is under way; once more to stop at once\n")
+        stop()
+
+    def again(_number: int, _frame: FrameType | None) -> None:
+        # reads files and logs: neither belongs into a signal handler, nor on the broker's own thread
+        threading.Thread(target=reload, name="portask-reload", daemon=True).start()
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, again)

@@ -1,0 +1,167 @@
+"""``portask sub``: what arrives, as text, JSON or bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+import click
+import msgspec
+
+from portask.cli.options import json_option, url_option
+from portask.cli.output import is_terminal, jsonable, print_json, printable
+from portask.errors import PortaskError
+
+if TYPE_CHECKING:
+    from portask.client.results import Delivered
+
+Start = Literal["earliest", "latest"] | int | datetime
+_NAMED: dict[str, Literal["earliest", "latest"]] = {"earliest": "earliest", "latest": "latest"}
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_AGO = re.compile(r"-(\d+(?:\.\d+)?)([smhd])")
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What to subscribe to, and when to stop: after ``count`` messages, or ``silence`` seconds without any."""
+
+    filter: str
+    start: Start
+    partition: int | None
+    count: int | None
+    silence: float | None
+
+
+def parse_start(_ctx: click.Context, _param: click.Parameter, text: str) -> Start:
+    """The start as the client takes it. Times without a zone are local.
+
+    Raises:
+        BadParameter: it is none; the text lists the forms.
+    """
+    if text in _NAMED:
+        return _NAMED[text]
+    try:
+        if text.isascii() and text.isdigit():
+            return int(text)
+        ago = _AGO.fullmatch(text)
+        if ago:
+            return datetime.now().astimezone() - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError, OSError):
+        forms = "earliest, latest, an offset (42), a time (2031-05-17T12:00), or so long ago (-5m; s m h d)"
+        raise click.BadParameter(f"{text!r} is none of: {forms}") from None
+
+
+@click.command()
+@click.argument("filter_", metavar="FILTER")
+@url_option
+@click.option(
+    "--from",
+    "start",
+    callback=parse_start,
+    default="latest",
+    show_default=True,
+    help="earliest, latest, an offset, a time (2031-05-17T12:00), or so long ago (-5m).",
+)
+@click.option("--partition", type=click.IntRange(0), help="This partition only.")
+@click.option("--count", type=click.IntRange(1), help="Stop after so many messages.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds without any."
+)
+@json_option
+@click.option("--raw", is_flag=True, help="Print payloads as they are, nothing between them.")
+def sub(
+    *,
+    filter_: str,
+    url: str,
+    start: Start,
+    partition: int | None,
+    count: int | None,
+    timeout: float | None,
+    as_json: bool,
+    raw: bool,
+) -> None:
+    r"""Print the messages of all topics that FILTER matches, as they arrive.
+
+    A filter is a topic, or has * for one part of the name and > for all the rest: orders.*, orders.>
+
+    One line a message: the payload, on a terminal with topic:partition@offset before it. Fewer messages than
+    --count within --timeout is a failure; --timeout alone ends quietly.
+
+    \b
+    portask sub orders --from earliest --count 1
+    portask sub 'logs.>' --from -5m --json | jq .payload
+    """
+    if raw and as_json:
+        raise click.UsageError("--raw and --json are two forms of output: give one")
+    write = _raw if raw else _json if as_json else _labelled if is_terminal() else _plain
+    got = asyncio.run(_receive(url, Wanted(filter_, start, partition, count, timeout), write))
+    if count is not None and got < count:
+        raise PortaskError(
+            f"{got} of {count} messages of {filter_!r} came, then none for {timeout:g} s; "
+            "--from earliest begins with the oldest that are kept"
+        )
+
+
+async def _receive(url: str, wanted: Wanted, write: Callable[[Sequence[Delivered]], None]) -> int:
+    """Writes messages until it is time to stop; returns how many."""
+    from portask.client import connect  # noqa: PLC0415 - a usage error need not wait for it
+
+    handler = logging.StreamHandler()  # that the connection was lost, and is back
+    handler.setFormatter(logging.Formatter("portask: %(message)s"))
+    logging.getLogger("portask").addHandler(handler)
+    count = wanted.count
+    got = 0
+    async with await connect(url) as client:
+        subscription = await client.subscribe(wanted.filter, start=wanted.start, partition=wanted.partition)
+        batches = aiter(subscription.batches())
+        while count is None or got < count:
+            try:
+                async with asyncio.timeout(wanted.silence):
+                    batch = await anext(batches)
+            except (TimeoutError, StopAsyncIteration):
+                break
+            messages = batch.delivered()
+            if count is not None:
+                del messages[count - got :]
+            got += len(messages)
+            write(messages)
+            sys.stdout.flush()
+    return got
+
+
+def _plain(messages: Sequence[Delivered]) -> None:
+    sys.stdout.buffer.write(b"".join(each.payload + b"\n" for each in messages))
+
+
+def _raw(messages: Sequence[Delivered]) -> None:
+    sys.stdout.buffer.write(b"".join(each.payload for each in messages))
+
+
+def _labelled(messages: Sequence[Delivered]) -> None:
+    for each in messages:
+        click.echo(
+            f"{click.style(f'{each.topic}:{each.partition}@{each.offset}', dim=True)}  {printable(each.payload)}"
+        )
+
+
+def _json(messages: Sequence[Delivered]) -> None:
+    for each in messages:
+        headers: dict[str, str | None] = {}
+        for name, value in (each.headers or {}).items():
+            headers |= jsonable(name, value)
+        print_json(
+            {
+                "topic": each.topic,
+                "partition": each.partition,
+                "offset": each.offset,
+                "timestamp": each.timestamp,
+                **jsonable("key", each.key),
+                "headers": headers or None,
+                **jsonable("payload", each.payload),
+            }
+        )
