@@ -419,7 +419,7 @@ class Engine(Protocol):
         ...
 
     def turn(self, now: int) -> Sequence[Endpoint]:
-        """Handles everything received since the last turn. Returns the endpoints that have output or are closing.
+        """Handles everything received since the last turn. Returns the endpoints to look at: they may have output, be closing, or changed `paused`.
 
         Args:
             now: µs since the epoch.

@@ -47,9 +47,6 @@ class TopicPartition(msgspec.Struct, frozen=True, gc=False, order=True):
     topic: str
     partition: int = 0
 
-    def __hash__(self) -> int:
-        return hash((self.topic, self.partition))
-
     def __str__(self) -> str:
         return f"{self.topic}:{self.partition}"
 

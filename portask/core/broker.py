@@ -180,7 +180,9 @@ class Broker:
         dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
         self._dirty = {}
-        return [session for session in dirty if self._departs(session)]
+        for session in dirty:
+            self._finish(session)
+        return list(dirty)
 
     def deadline(self) -> int | None:
         """See `portask.contracts.Engine.deadline`."""
@@ -265,28 +267,20 @@ class Broker:
     # ── the end of a turn
     # ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _departs(self, session: Session) -> bool:
-        """Finishes a session's part of the turn; whether the server must look at it."""
-        connection = session.connection
-        state = connection.state
+    def _finish(self, session: Session) -> None:
+        """A session's end of the turn: acks leave, and what its state asks for is done."""
+        state = session.connection.state
         if session.acking and state is not State.CLOSED:
             session.flush_acks()
-        paused = session.unacked > self.options.max_unacked_bytes
-        changed = paused is not session.paused
-        session.paused = paused
+        session.paused = session.unacked > self.options.max_unacked_bytes
         if state is State.DRAINING and not session.unacked:
             requests.finish_drain(session)
         if state is State.CLOSED:
             session.closing = True
-            if connection.fault is not None and not session.logged:
+            fault = session.connection.fault
+            if fault is not None and not session.logged:
                 session.logged = True
-                log.warning(
-                    "connection refused",
-                    peer=session.peer,
-                    code=connection.fault.code,
-                    reason=str(connection.fault),
-                )
-        return connection.has_output or session.closing or changed
+                log.warning("connection refused", peer=session.peer, code=fault.code, reason=str(fault))
 
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from portask.core.partitions import Cursor, Partition, Subscription
@@ -53,6 +54,7 @@ class Session:
         "peer",
         "since",
         "subscriptions",
+        "take_output",
         "unacked",
     )
 
@@ -60,6 +62,7 @@ class Session:
         self._broker = broker
         self.peer = peer
         self.connection = Connection(Role.BROKER, offer)
+        self.take_output: Callable[[], list[Buffer]] = self.connection.take_output
         self.closing = False
         self.congested = False
         self.paused = False
@@ -79,10 +82,6 @@ class Session:
         if frames:
             self.inbox += frames
         self._broker.arrived(self)
-
-    def take_output(self) -> list[Buffer]:
-        """See `portask.contracts.Endpoint.take_output`."""
-        return self.connection.take_output()
 
     @property
     def gone(self) -> bool:

@@ -35,8 +35,8 @@ from portask.wire.frames import (
     Frame,
     FrameParser,
     Opcode,
-    check_outgoing,
     frame_header,
+    too_large_for_peer,
 )
 
 
@@ -270,7 +270,8 @@ class Connection:
         if self.state is State.CLOSED:
             raise LocalProtocolError("the connection is closed: nothing can be sent on it")
         length = len(body)
-        check_outgoing(length, self._peer_limit)
+        if length > self._peer_limit:
+            raise too_large_for_peer(length, self._peer_limit)
         self._out.append(frame_header(opcode, length, correlation, channel, flags))
         if length:
             self._out.append(body)
@@ -288,7 +289,8 @@ class Connection:
         length = sum(map(len, parts))
         if self.state is State.CLOSED:
             raise LocalProtocolError("the connection is closed: nothing can be sent on it")
-        check_outgoing(length, self._peer_limit)
+        if length > self._peer_limit:
+            raise too_large_for_peer(length, self._peer_limit)
         self._out.append(frame_header(opcode, length, correlation, channel, flags))
         self._out += parts
 

@@ -294,7 +294,9 @@ def decode(data: Buffer, kind: type[Body], limit: int = CONTROL_LIMIT) -> Body:
         if not isinstance(plain, dict):
             raise RemoteProtocolError(f"a {kind.__name__} body is a CBOR {type(plain).__name__}, not a map")
         if source.tell() != size:
-            raise RemoteProtocolError(f"{size - source.tell()} bytes follow the map of a {kind.__name__} body")
+            raise RemoteProtocolError(
+                f"{size - source.tell()} bytes follow the map of a {kind.__name__} body"
+            )
         return msgspec.convert(plain, kind)
     except (
         cbor2.CBORError,

@@ -200,11 +200,6 @@ class FrameParser:
         )
 
 
-def check_outgoing(length: int, limit: int) -> None:
-    """Refuses to send what the peer said it would not take.
-
-    Raises:
-        LocalProtocolError: the body is above the negotiated limit.
-    """
-    if length > limit:
-        raise LocalProtocolError(f"a body of {length:,} bytes is above the negotiated limit of {limit:,}")
+def too_large_for_peer(length: int, limit: int) -> LocalProtocolError:
+    """What to raise instead of sending what the peer said it would not take."""
+    return LocalProtocolError(f"a body of {length:,} bytes is above the negotiated limit of {limit:,}")

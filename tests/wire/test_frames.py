@@ -9,7 +9,7 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portask.errors import FrameTooLarge, LocalProtocolError, RemoteProtocolError
+from portask.errors import FrameTooLarge, RemoteProtocolError
 from portask.wire.frames import (
     HEADER_SIZE,
     MAGIC,
@@ -17,7 +17,6 @@ from portask.wire.frames import (
     VERSION,
     FrameParser,
     Opcode,
-    check_outgoing,
     frame_header,
 )
 from tests.wire.feeding import FRAMES, WAYS, Fields, feed, fields, pieces, wire
@@ -139,12 +138,6 @@ def test_the_limit_may_be_raised_between_frames() -> None:
     assert feed(parser, [wire(small)]) == [small]
     parser.limit = 5
     assert feed(parser, [wire(large)]) == [large]
-
-
-def test_outgoing_bodies_are_held_to_the_peers_limit() -> None:
-    check_outgoing(10, 10)
-    with pytest.raises(LocalProtocolError, match="11 bytes"):
-        check_outgoing(11, 10)
 
 
 def test_fields_are_read_from_the_frame() -> None:
