@@ -16,9 +16,9 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def print_json(value: Any) -> None:
-    """One JSON value on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+def print_json(*values: Any) -> None:
+    """JSON, one value a line, all in one write."""
+    click.echo("\n".join(json.dumps(value, ensure_ascii=False) for value in values))
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:

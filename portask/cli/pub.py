@@ -109,8 +109,8 @@ class _Printer:
         for part in found:
             last = part.base_offset + part.count - 1
             if self._as_json:
-                for offset in range(part.base_offset, last + 1):
-                    print_json({"topic": self._topic, "partition": part.partition, "offset": offset})
+                place = {"topic": self._topic, "partition": part.partition}
+                print_json(*({**place, "offset": offset} for offset in range(part.base_offset, last + 1)))
             else:
                 more = f"-{last}" if part.count > 1 else ""
                 click.echo(f"{self._topic}:{part.partition}@{part.base_offset}{more}")

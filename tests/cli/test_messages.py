@@ -19,7 +19,7 @@ import pytest
 from portask import sync
 from portask.cli.output import printable
 from portask.cli.sub import parse_start
-from tests.cli.conftest import PROGRAM, Running, environment, run
+from tests.cli.conftest import PROGRAM, Running, environment, on_terminal, run
 
 _names = count()
 
@@ -51,6 +51,14 @@ def sub(broker: Running, topic: str, number: int, *arguments: str) -> str:
 def test_what_is_published_is_what_is_printed(broker: Running, topic: str) -> None:
     assert pub(broker, topic, "hello") == ""  # piped: nothing to see
     assert sub(broker, topic, 1) == "hello\n"
+
+
+def test_people_see_where_messages_lie_and_machines_do_not(broker: Running, topic: str) -> None:
+    wanted = (topic, "--from", "earliest", "--count", "1", "--url", broker.url)
+    assert on_terminal("pub", topic, "\x1b[2Jhello", "--url", broker.url) == f"{topic}:0@0\r\n"
+    assert on_terminal("sub", *wanted, NO_COLOR="1") == f"{topic}:0@0  \\x1b[2Jhello\r\n"
+    assert "\x1b[2m" in on_terminal("sub", *wanted)
+    assert sub(broker, topic, 1) == "\x1b[2Jhello\n"
 
 
 def test_json_has_everything(broker: Running, topic: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, version
@@ -17,7 +15,7 @@ from click.testing import CliRunner
 from portask.cli import app
 from portask.cli.failures import explain
 from portask.errors import ConnectFailed, PortaskError
-from tests.cli.conftest import PROGRAM, environment, run
+from tests.cli.conftest import environment, on_terminal, run
 
 
 def commands(group: click.Group, *names: str) -> list[tuple[str, ...]]:
@@ -190,30 +188,6 @@ def test_a_reader_that_leaves_is_no_failure() -> None:
     )
     assert done.stdout.decode().strip() in {"0", "141"}  # whoever is faster
     assert done.stderr == b""
-
-
-def on_terminal(*arguments: str, **more: str) -> str:
-    """The output of a command whose stdout and stderr are a terminal."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*PROGRAM, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(TERM="xterm", **more),
-    ):
-        os.close(theirs)
-        pieces = []
-        while True:
-            try:
-                piece = os.read(ours, 65536)
-            except OSError:  # Linux says EIO when the other end is gone
-                break
-            if not piece:
-                break
-            pieces.append(piece)
-    os.close(ours)
-    return b"".join(pieces).decode()
 
 
 def test_colours_are_for_terminals_and_for_those_who_want_them() -> None:
