@@ -368,6 +368,21 @@ class Catalog(Protocol):
 
 
 @runtime_checkable
+class Deferred(Protocol):
+    """A storage that may complete after it returned: it syncs on another thread, or asks a server.
+
+    ``done`` callbacks are called from `poll`, on the thread that calls it, never from elsewhere.
+    """
+
+    notify: Callable[[], None]
+    """Set by the owner: thread-safe and cheap; called from any thread when completions wait for `poll`."""
+
+    def poll(self) -> int:
+        """Calls ``done`` of what finished, in order of append within a partition; returns how many. Never blocks."""
+        ...
+
+
+@runtime_checkable
 class Closeable(Protocol):
     """A variant that holds files, sockets, threads or shared memory."""
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Storage
+from portask.contracts import LATEST, Deferred, Storage
 from portask.core import requests
 from portask.core.delivery import Delivery
 from portask.core.partitions import Partition, Subscription, Topic
@@ -103,6 +103,9 @@ class Broker:
         self._touched: dict[Partition, None] = {}
         self._handshakes: deque[Session] = deque()
         self._next_sweep = 0
+        self._deferred = storage if isinstance(storage, Deferred) else None
+        if self._deferred is not None:
+            self._deferred.notify = lambda: self.wake()
         self._offer = control.Welcome(
             VERSION,
             self.options.max_frame,
@@ -158,6 +161,8 @@ class Broker:
         self.now = now
         self.turns += 1
         self.in_turn = True
+        if self._deferred is not None:
+            self._deferred.poll()
         arrived, self._arrived = self._arrived, {}
         dirty = self._dirty
         for session in arrived:
