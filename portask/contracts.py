@@ -434,7 +434,9 @@ class Engine(Protocol):
         ...
 
     def turn(self, now: int) -> Sequence[Endpoint]:
-        """Handles everything received since the last turn. Returns the endpoints to look at: they may have output, be closing, or changed `paused`.
+        """Handles everything received since the last turn.
+
+        Returns the endpoints to look at: they may have output, be closing, or have changed `paused`.
 
         Args:
             now: µs since the epoch.

@@ -105,7 +105,7 @@ class Broker:
         self._next_sweep = 0
         self._deferred = storage if isinstance(storage, Deferred) else None
         if self._deferred is not None:
-            self._deferred.notify = lambda: self.wake()
+            self._deferred.notify = self._notified
         self._offer = control.Welcome(
             VERSION,
             self.options.max_frame,
@@ -249,6 +249,9 @@ class Broker:
                 if subscription.matches(name):
                     requests.assign(self, subscription, created)
         return created
+
+    def _notified(self) -> None:
+        self.wake()  # looked up late: the server sets it after the broker is made
 
     def touch(self, partition: Partition) -> None:
         """Batches were appended to it."""
