@@ -128,7 +128,7 @@ def _missing(point: EntryPoint, error: ModuleNotFoundError) -> PortaskError:
 @click.version_option(package_name="portask", prog_name="portask")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    r"""A message broker made of measured parts.
+    """A message broker made of measured parts.
 
     Start one with `portask serve`, then try `portask pub demo hello` and
     `portask sub demo --from earliest --count 1` in other shells.

@@ -50,7 +50,7 @@ def pub(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    r"""Publish PAYLOAD to TOPIC; without a payload, each line of stdin as it comes.
+    """Publish PAYLOAD to TOPIC; without a payload, each line of stdin as it comes.
 
     On a terminal a line says where the messages lie, once the broker has them: topic:partition@offset.
 

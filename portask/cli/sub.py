@@ -85,7 +85,7 @@ def sub(
     as_json: bool,
     raw: bool,
 ) -> None:
-    r"""Print the messages of all topics that FILTER matches, as they arrive.
+    """Print the messages of all topics that FILTER matches, as they arrive.
 
     A filter is a topic, or has * for one part of the name and > for all the rest: orders.*, orders.>
 
