@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portask_lab import report, results
-from portask_lab.report import colours, compare, markdown, numbers, page, shapes, tables
+from portask_lab.report import colours, compare, leads, markdown, numbers, page, shapes, tables
 from portask_lab.report.document import Cell, Column, Document, Listing, Prose, Section, Table
 from tests.lab.report_runs import full_run, machine
 
@@ -60,13 +60,6 @@ class _Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("run")
-    results.save(full_run(), directory)
-    return report.write(directory)
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +156,17 @@ def test_markdown_tables_are_rectangular(written: Path) -> None:
         width = cells
 
 
-def test_writing_again_gives_the_same_bytes_and_forgets_old_pictures(written: Path) -> None:
+def test_writing_again_gives_the_same_bytes_and_forgets_old_pictures(tmp_path: Path) -> None:
+    run = full_run()
+    results.save(msgspec.structs.replace(run, cases=[], summaries=[], curves=[], points=[]), tmp_path)
+    written = report.write(tmp_path)
     before = written.read_bytes()
-    (written.parent / report.FIGURES / "of-before.svg").write_text("old")
-    assert report.write(written.parent) == written
+    (tmp_path / report.FIGURES / "of-before.svg").write_text("old")
+    assert report.write(tmp_path) == written
     assert written.read_bytes() == before
-    assert not (written.parent / report.FIGURES / "of-before.svg").exists()
-    assert not list(written.parent.rglob("*.partial"))
+    assert len(list((tmp_path / report.FIGURES).iterdir())) >= 3
+    assert not (tmp_path / report.FIGURES / "of-before.svg").exists()
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def _empty() -> results.Run:
@@ -320,6 +317,32 @@ def test_no_text_can_break_either_rendering(first: str, second: str, third: str)
     assert not shown.tags & {"script", "img"}
     rows = [line for line in markdown.render(document).split("\n") if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) <= 1
+
+
+def test_a_winners_lead_has_an_interval_from_the_blocks(tmp_path: Path) -> None:
+    """The objective per block: 1.5 times the runner-up's in each, whatever the blocks have in common."""
+    run = full_run()
+    case = next(c for c in run.cases if c.workload == "codec.roundtrip" and c.params["batch"] == 100)
+    run.cases, run.summaries = [case], [s for s in run.summaries if s.case == case.id]
+    lines = [
+        results.RawSample(
+            case=case.id, variant=label, arm=label, block=block, process=block, values=[speed * drift] * 3,
+            voided=block == 4,
+        )
+        for block, drift in enumerate((1.0, 0.7, 1.3, 0.9, 50.0))
+        for label, speed in (("codec/struct", 1.5 + 0.01 * block), ("codec/cbor2", 1.0))
+    ]  # fmt: skip
+    assert leads.leads(run, tmp_path) == {}
+    results.append_raw(tmp_path / results.RAW, lines)
+    found = leads.leads(run, tmp_path)
+    assert set(found) == {"codec"}
+    assert found["codec"].blocks == 4
+    assert 1.48 < found["codec"].low < 1.515 < found["codec"].high < 1.55
+    cell = tables.winners(run, found).rows[0][5].text
+    assert cell == "1.51× [1.50, 1.53]"
+    with (tmp_path / results.RAW).open("ab") as file:
+        file.write(b"{cut sho")
+    assert leads.leads(run, tmp_path) == found
 
 
 def test_the_control_is_named_as_such() -> None:

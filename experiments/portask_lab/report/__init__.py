@@ -1,6 +1,6 @@
 """The report of a run: ``report.md``, a self-contained ``index.html``, and ``figures/``.
 
-All of it is made from ``results.json``.
+All of it is made from ``results.json``; the intervals of the winners' leads come from ``raw.ndjson``.
 
 `write` can be called again at any time, also on an unfinished run: it reads what is there and says what is not.
 """
@@ -24,11 +24,12 @@ def write(run_dir: Path | str) -> Path:
         OSError: the directory cannot be written.
     """
     # drawing needs matplotlib; `portask lab --help` must not
-    from portask_lab.report import chapters, markdown, page  # noqa: PLC0415
+    from portask_lab.report import chapters, leads, markdown, page  # noqa: PLC0415
     from portask_lab.report.document import Picture  # noqa: PLC0415
 
     directory = Path(run_dir)
-    document = chapters.build(load(directory))
+    run = load(directory)
+    document = chapters.build(run, leads.leads(run, directory))
     folder = directory / FIGURES
     folder.mkdir(exist_ok=True)
     drawn = {

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from portask.contracts import FAMILIES
 from portask_lab.report import colours, compare, ledgers, numbers, shapes, tables
 from portask_lab.report.document import Document, Heading, Items, Listing, Part, Prose, Section, Table
 from portask_lab.report.method import METHOD
 from portask_lab.results import Run
+from portask_lab.statistics import Ratio
 
 
-def build(run: Run) -> Document:
-    """The whole report of ``run``. Draws all pictures: takes seconds, needs matplotlib."""
+def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
+    """The whole report of ``run``. Draws all pictures: takes seconds, needs matplotlib.
+
+    Args:
+        run: What to tell.
+        leads: Family → winner ÷ runner-up, see `portask_lab.report.leads`.
+    """
     swatches = colours.assign(run)
     candidates = (
         _verdicts(run, swatches),
-        _winners(run),
+        _winners(run, leads),
         *_rankings(run, swatches),
         _compression(run, swatches),
         _latency(run, swatches),
@@ -68,17 +74,18 @@ def _verdicts(run: Run, swatches: dict[str, str]) -> Section:
     if not run.criteria:
         return Section("verdicts", "Verdicts", (Prose("No criterion was judged in this run.", warning=True),))
     parts = _present(tables.verdicts(run), compare.marks(run, swatches), *tables.criterion_details(run))
-    notes = (Items(tuple(run.notes)),) if run.notes else ()
-    return Section("verdicts", "Verdicts", (parts[0], *notes, *parts[1:]))
+    why = tuple(f"{item.title}: {item.explanation}" for item in tables.headlines(run) if item.explanation)
+    notes: tuple[Part, ...] = (Heading("Notes on this run"), Items(tuple(run.notes))) if run.notes else ()
+    return Section("verdicts", "Verdicts", (parts[0], *((Items(why),) if why else ()), *parts[1:], *notes))
 
 
-def _winners(run: Run) -> Section:
+def _winners(run: Run, leads: Mapping[str, Ratio]) -> Section:
     if not run.winners:
         return Section(
             "winners", "Winners", (Prose("No family was measured far enough to choose a winner."),)
         )
     text = f"To put these into a config file: portask lab select {run.id} -o portask.toml"
-    return Section("winners", "Winners", (tables.winners(run), Prose(text)))
+    return Section("winners", "Winners", (tables.winners(run, leads), Prose(text)))
 
 
 def _rankings(run: Run, swatches: dict[str, str]) -> Iterable[Section]:
@@ -88,10 +95,10 @@ def _rankings(run: Run, swatches: dict[str, str]) -> Iterable[Section]:
         if not cases:
             continue
         parts: list[Part] = [tables.standing(run, family), *compare.forests(run, family, swatches)]
-        if not any(s.ratio for case in cases for s in run.summaries if s.case == case.id):
-            parts.append(
-                Prose("Nothing was compared with the reference here; the absolute figures are below.")
-            )
+        known = {case.id for case in cases}
+        if not any(s.verdict in tables.COMPARED for s in run.summaries if s.case in known):
+            text = "Nothing could be compared with the reference here; the notes above may say why."
+            parts.insert(1, Prose(text, warning=True))
         parts += tables.figures(run, cases, f"All figures of the {family} family ({len(cases)} cases)")
         yield Section(f"ranking-{family}", f"Ranking: {family}", tuple(parts))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from portask_lab.report import numbers
 from portask_lab.report.colours import light
 from portask_lab.report.document import Picture
-from portask_lab.report.drawing import MARKERS, WIDTH, grid, legend, picture, sheet, short
+from portask_lab.report.drawing import WIDTH, grid, legend, marker, picture, sheet, short
 from portask_lab.results import Case, Criterion, Run, Summary
 
 if TYPE_CHECKING:
@@ -83,13 +83,14 @@ def _mark(axes: Axes, row: int, item: Criterion) -> None:
         axes.plot([low, high], [row, row], color=colour, linewidth=2, zorder=3)
     axes.plot([value], [row], "o", markersize=6.5, color=colour, zorder=4)
     axes.annotate(
-        f"{short(item.variant)}",
+        short(item.variant),
         (value, row),
-        (0, 7),
+        (0, 8),
         textcoords="offset points",
         ha="center",
         fontsize=8,
         color=light("muted"),
+        bbox={"facecolor": light("paper"), "linewidth": 0, "pad": 1},
     )
 
 
@@ -180,9 +181,7 @@ def _forest(run: Run, family: str, cases: list[Case], colours: dict[str, str], n
             for place, label in enumerate(variants):
                 if label in found:
                     at = middle + (place - (len(variants) - 1) / 2) * 0.085
-                    extent += _whisker(
-                        axes, at, case, found[label], colours[label], MARKERS[place % len(MARKERS)]
-                    )
+                    extent += _whisker(axes, at, case, found[label], colours[label])
             ticks.append(middle)
             names.append(numbers.params(case.params, same) or "all")
             y += step
@@ -194,8 +193,7 @@ def _forest(run: Run, family: str, cases: list[Case], colours: dict[str, str], n
         _ratio_axis(axes, extent)
         axes.set_xlabel("times as good as the reference, log scale (right is better)")
         handles = [
-            axes.plot([], [], MARKERS[place % len(MARKERS)], color=light(colours[label]))[0]
-            for place, label in enumerate(variants)
+            axes.plot([], [], marker(colours[label]), color=light(colours[label]))[0] for label in variants
         ]
         failed = {item.variant for item in run.conformance if item.failed}
         legend(
@@ -210,10 +208,9 @@ def _forest(run: Run, family: str, cases: list[Case], colours: dict[str, str], n
             f"ranking-{family}" + (f"-{number + 1}" if number else ""),
             f"Forest plot of the {family} variants against the reference in {len(cases)} cases: "
             f"{better} comparisons better, {worse} worse, the others indistinguishable.",
-            "Ratio to the reference with its 95% interval, turned so that right is always better (where "
-            "less is better, "
-            "reference ÷ variant). The grey band is the A/A noise of the case; hollow grey marks are "
-            "indistinguishable from the reference.",
+            "Ratio to the reference with its 95% interval, turned so that right is always better (where less is "
+            "better, reference ÷ variant). The grey band is the A/A noise of the case; hollow grey marks are "
+            "indistinguishable from the reference, or could not be compared.",
         )
 
 
@@ -225,9 +222,7 @@ def _heading(case: Case, same: set[str]) -> str:
     )
 
 
-def _whisker(  # noqa: PLR0917 - one mark, all of it
-    axes: Axes, y: float, case: Case, summary: Summary, colour: str, marker: str
-) -> list[float | None]:
+def _whisker(axes: Axes, y: float, case: Case, summary: Summary, colour: str) -> list[float | None]:
     values = [summary.ratio, summary.ratio_low, summary.ratio_high]
     turned = [1 / v if v and case.better == "lower" else v for v in values]
     value, low, high = turned
@@ -237,7 +232,14 @@ def _whisker(  # noqa: PLR0917 - one mark, all of it
     shown = light(colour if clear else "faint")
     if low and high:
         axes.plot([low, high], [y, y], color=shown, linewidth=1.3, zorder=2)
-    axes.plot([value], [y], marker, color=shown, markerfacecolor=shown if clear else light("paper"), zorder=3)
+    axes.plot(
+        [value],
+        [y],
+        marker(colour),
+        color=shown,
+        markerfacecolor=shown if clear else light("paper"),
+        zorder=3,
+    )
     return turned
 
 

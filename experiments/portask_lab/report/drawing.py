@@ -21,8 +21,7 @@ if TYPE_CHECKING:  # matplotlib takes most of a second to import: only those who
 
 WIDTH = 7.8
 """Inches: 750 CSS pixels, the text column of the page."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-"""Colour is never the only difference between two variants."""
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif"
 _STYLE: dict[str, Any] = {
@@ -103,6 +102,12 @@ def picture(figure: Figure, name: str, alt: str, caption: str) -> Picture:
     svg = re.sub(r"\n\s*", "\n", svg)
     width, height = figure.get_size_inches()
     return Picture(name, alt, caption, adapt(svg), round(width * 96), round(height * 96))
+
+
+def marker(colour: str) -> str:
+    """The mark that goes with a colour's name: colour is never the only difference between two variants."""
+    number = colour[1:]
+    return _MARKERS[(int(number) - 1) % len(_MARKERS)] if number.isdigit() else "o"
 
 
 def grid(figure: Figure, panels: int, columns: int, **options: Any) -> list[Axes]:

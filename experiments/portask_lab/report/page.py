@@ -24,6 +24,9 @@ from portask_lab.report.document import (
 _LONG = 36
 """Characters from which a cell is a sentence: on a narrow screen the table scrolls before such a cell gets thin."""
 
+_SHORT = 18
+"""Characters up to which a cell stays on one line."""
+
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -144,7 +147,7 @@ def _class(cell: Cell, number: bool) -> str:
         for name in (
             "n" if number else "",
             f"t-{cell.tone}" if cell.tone else "",
-            "wide" if len(cell.text) > _LONG else "",
+            "wide" if len(cell.text) > _LONG else "short" if len(cell.text) < _SHORT else "",
         )
         if name
     )

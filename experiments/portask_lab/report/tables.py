@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from portask_lab.report import numbers
 from portask_lab.report.document import Cell, Column, Table, Tone
@@ -17,6 +17,7 @@ from portask_lab.results import (
     Summary,
     Winner,
 )
+from portask_lab.statistics import Ratio
 
 JUDGEMENTS: dict[Judgement, tuple[str, Tone]] = {
     "pass": ("✓ pass", "pass"),
@@ -32,6 +33,7 @@ _TONES: dict[str, Tone] = {
 }
 VERDICTS = {"faster": "better", "slower": "worse"}
 """The schema's words are about speed; a figure may be bytes."""
+COMPARED = ("faster", "indistinguishable", "slower")
 
 
 def columns(*names: str) -> tuple[Column, ...]:
@@ -76,12 +78,11 @@ def verdicts(run: Run) -> Table:
                 Cell(scale.interval(item.low, item.high) or "–"),
                 Cell(text, tone),
                 variant(item.variant),
-                Cell(item.explanation),
             )
         )
     return Table(
         "Success criteria, each judged on its best variant",
-        columns("Criterion", "Mark#", "Measured#", "95% interval#", "Verdict", "Variant", "What decided it"),
+        columns("Criterion", "Mark#", "Measured#", "95% interval#", "Verdict", "Variant"),
         tuple(rows),
     )
 
@@ -138,7 +139,7 @@ def case_text(case: Case) -> str:
     return ", ".join(part for part in (case.title or case.workload, numbers.params(case.params)) if part)
 
 
-def winners(run: Run) -> Table:
+def winners(run: Run, leads: Mapping[str, Ratio]) -> Table:
     """What `select` would put into the config."""
     rows = []
     for item in run.winners:
@@ -154,7 +155,7 @@ def winners(run: Run) -> Table:
                     if item.runner_up_value is not None
                     else "–"
                 ),
-                Cell(_lead(item)),
+                Cell(_lead(item, leads.get(item.family))),
                 Cell("; ".join(part for part in (item.objective, item.reason) if part)),
             )
         )
@@ -173,10 +174,16 @@ def winners(run: Run) -> Table:
     )
 
 
-def _lead(item: Winner) -> str:
+def _lead(item: Winner, lead: Ratio | None) -> str:
     if not item.value or not item.runner_up_value:
         return "–"
-    return numbers.ratio(item.value / item.runner_up_value) + (" (tie)" if item.tie else "")
+    # the blocks' own ratio where there is one: its interval belongs to it
+    text = (
+        numbers.ratio(lead.value, lead.low, lead.high)
+        if lead
+        else numbers.ratio(item.value / item.runner_up_value)
+    )
+    return text + (" (tie)" if item.tie else "")
 
 
 def standing(run: Run, family: str) -> Table:
@@ -211,10 +218,8 @@ def _standing_row(label: str, summaries: list[Summary], ticket: Conformance | No
         entry = Cell(f"✗ fails {ticket.failed} of {ticket.passed + ticket.failed} checks", "fail")
     else:
         entry = Cell(f"✓ {ticket.passed} checks", "pass")
-    compared = [s for s in summaries if s.verdict in {"faster", "indistinguishable", "slower"}]
-    counts = (
-        sum(s.verdict == verdict for s in compared) for verdict in ("faster", "indistinguishable", "slower")
-    )
+    compared = [s for s in summaries if s.verdict in COMPARED]
+    counts = (sum(s.verdict == verdict for s in compared) for verdict in COMPARED)
     return (
         variant(label),
         Cell({"peer": "another product", "reference": "reference"}.get(role, "variant"), "muted"),
