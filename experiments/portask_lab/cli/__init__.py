@@ -50,4 +50,4 @@ def lab() -> None:
       portask lab run --corpus mine.ndjson       measure on your messages; ends with a report
       portask lab select latest -o portask.toml  the winners, with the evidence
       portask serve --config portask.toml        a broker made of them
-    """  # noqa: D301 - click wants the control character, not a backslash
+    """
