@@ -115,6 +115,8 @@ def arms(jobs: Sequence[Job], entries: Sequence[Entry]) -> list[Arm]:
             if reference:
                 again = tuple(job for job in able if job.controlled)
                 made.append(Arm(entry.label + CONTROL_SUFFIX, "control", entry, again, group))
+        if not any(arm.group == group and arm.jobs for arm in made):
+            continue  # yardsticks beside nothing measure nothing
         for stick in dict.fromkeys(stick for job in mine for stick in workloads.get(job.workload).yardsticks):
             theirs = tuple(job for job in mine if stick in workloads.get(job.workload).yardsticks)
             if not stick.entry.unavailable():

@@ -166,14 +166,17 @@ class _Plan:
         self.jobs: dict[str, list[Job]] = {
             suite.name: catalogue.jobs(suite, self.profile, self.real) for suite in self.suites
         }
-        self.suites = [suite for suite in self.suites if self.jobs[suite.name]]
-        used = {job.params.get("corpus") for jobs in self.jobs.values() for job in jobs}
-        self.corpora: list[Corpus] = [each for each in (*real, *controls) if each.name in used]
         every = [job for jobs in self.jobs.values() for job in jobs]
-        self.families = catalogue.families(every)
-        self.entries = [entry for family in self.families for entry in registry.entries(family)]
+        self.entries = [entry for family in catalogue.families(every) for entry in registry.entries(family)]
         if variants is not None:
             self.entries = _filtered(self.entries, variants)
+        taking_part = {entry.family for entry in self.entries}
+        self.suites = [
+            suite for suite in self.suites if taking_part & set(catalogue.families(self.jobs[suite.name]))
+        ]
+        every = [job for suite in self.suites for job in self.jobs[suite.name]]
+        used = {job.params.get("corpus") for job in every}
+        self.corpora: list[Corpus] = [each for each in (*real, *controls) if each.name in used]
         self.workloads = [workloads.get(name) for name in dict.fromkeys(job.workload for job in every)]
 
     def available(self) -> list[Entry]:

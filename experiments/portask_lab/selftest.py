@@ -104,8 +104,6 @@ def count(
     samples: Mapping[str, Mapping[int, Sequence[float]]],
     reference: str,
     size: int,
-    voided: int,
-    seconds: float,
 ) -> Power:
     """Cuts the blocks into groups of ``size`` and judges each as a run would; see `Power`."""
     whole = sorted(set.intersection(*(set(blocks_) for blocks_ in samples.values()))) if samples else []

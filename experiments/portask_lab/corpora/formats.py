@@ -9,7 +9,7 @@ import csv
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
@@ -19,6 +19,8 @@ ARRAY_LIMIT = 1 << 30
 """Bytes of a JSON array that are read whole; larger ones must be NDJSON."""
 
 _NEWLINE = b"\n"
+DELIMITERS = ",;\t|"
+"""Of tables: the one that the header has most of, outside quotes."""
 Reader = Callable[[BinaryIO, str], Iterator[bytes]]
 
 
@@ -57,9 +59,8 @@ def json_array(file: BinaryIO, name: str) -> Iterator[bytes]:
         for element in elements:
             msgspec.json.decode(element)
     except msgspec.ValidationError as error:
-        raise CorpusError(
-            f"{name} is JSON, but no array ({error}); put the messages in [ … ], one element each"
-        ) from error
+        fix = "put the messages in [ … ], or name a file with one document a line .ndjson"
+        raise CorpusError(f"{name} is JSON, but no array ({error}); {fix}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         where = _line_of(text, str(error))
         fix = (
@@ -82,12 +83,10 @@ def rows(file: BinaryIO, name: str) -> Iterator[bytes]:
     first = next((line for line in lines if line.strip()), "")
     if not first:
         return
-    try:
-        dialect: Any = csv.Sniffer().sniff(first, delimiters=",;\t|")
-    except csv.Error:
-        dialect = "excel-tab" if "\t" in first else "excel"  # one column, or a header that quotes nothing
+    bare = re.sub(r'"[^"]*"', "", first)
+    delimiter = max(DELIMITERS, key=bare.count)
     csv.field_size_limit(1 << 30)
-    rows = csv.reader(itertools.chain([first], lines), dialect, strict=True)
+    rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     try:
         header = _columns(next(rows))
         for row in rows:

@@ -7,6 +7,7 @@ work would; the wait is part of what a hand-off costs.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import threading
@@ -105,7 +106,10 @@ class Single(_Records):
         some = self.records[:100]
         for record in some:
             self.ring.put(record)
-        if [bytes(self.ring.get()) for _ in some] != some:
+        found = []
+        with contextlib.suppress(RingEmpty):  # one that lost some has fewer: they differ
+            found += [bytes(self.ring.get()) for _ in some]
+        if found != some:
             raise WrongResult("records did not come out as they were put in")
 
 

@@ -1,0 +1,176 @@
+"""Workloads:
+
+every planned job runs on every variant that claims it, does the work it is asked for, and catches a cheat.
+"""
+
+from typing import Any
+
+import pytest
+
+from portask import registry
+from portask.registry import Entry
+from portask_lab import suites, workloads
+from portask_lab.corpora import EMPTY, Corpus
+from portask_lab.corpora.load import load
+from portask_lab.suites import FULL, QUICK, SUITES, Job
+from portask_lab.workloads import NotForThis, WrongResult, ring
+from portask_lab.workloads.compression import PHASES, UnderLoad
+from tests.lab.variants import entry as odd
+
+LIBRARIES = {"codec", "ring", "pool", "compression", "workers", "storage"}
+"""Modules whose jobs are short and stay in this process."""
+SMALL = {"messages": 2_000}
+
+
+def jobs() -> list[Job]:
+    found = [job for suite in SUITES.values() for job in suites.jobs(suite, QUICK, ["flights"])]
+    return [job for job in found if job.workload.partition(".")[0] in LIBRARIES | {"allocation"}]
+
+
+def cases() -> list[Any]:
+    made = []
+    for job in jobs():
+        workload = workloads.get(job.workload)
+        rows = [*registry.entries(workload.family), *(stick.entry for stick in workload.yardsticks)]
+        made += [
+            pytest.param(job, entry, id=f"{entry.name}-{job.workload}-{list(job.params.values())}")
+            for entry in rows
+            if not workload.applies or workload.applies in entry.capabilities
+        ]
+    return made
+
+
+CORPORA: dict[str, Corpus] = {}
+
+
+def corpus_of(job: Job) -> Corpus:
+    name = str(job.params.get("corpus") or "")
+    if name and name not in CORPORA:
+        CORPORA[name] = load(name, 300)
+    return CORPORA.get(name, EMPTY)
+
+
+@pytest.mark.parametrize(("job", "entry"), cases())
+def test_every_job_works_on_every_variant(job: Job, entry: Entry) -> None:
+    reason = entry.unavailable()
+    if reason:
+        pytest.skip(reason)
+    params = {**job.params, **({"messages": 2_000} if "messages" in job.params else {})}
+    workload = workloads.get(job.workload)
+    try:
+        work = workload.prepare(entry, corpus_of(job), params, 1)
+    except NotForThis as reason:
+        pytest.skip(str(reason))
+    try:
+        declared = {metric.name for metric in workload.metrics}
+        if hasattr(work, "measure"):
+            found = work.measure(0.02)
+            work.verify()
+            assert not found.invalid
+            assert found.metrics
+            assert set(found.metrics) <= declared
+            assert all(value == value for values in found.metrics.values() for value in values)  # noqa: PLR0124 - no NaN
+            return
+        work.verify()
+        for iterations in (1, 3):
+            if hasattr(work, "before"):
+                work.before(iterations)
+            assert work.run(iterations) >= iterations
+        if hasattr(work, "before"):
+            work.before(6)
+        assert work.run(6) > 0
+        work.verify()
+        extras = work.extras() if hasattr(work, "extras") else {}
+        assert set(extras) <= declared - {workload.metrics[0].name}
+    finally:
+        if hasattr(work, "close"):
+            work.close()
+
+
+def test_a_ring_that_loses_records_is_caught() -> None:
+    single = workloads.get("ring.single").prepare(odd("lossy"), load("tiny", 200), {}, 1)
+    with pytest.raises(WrongResult):
+        single.verify()
+
+
+def test_a_codec_that_alters_is_caught() -> None:
+    encode = workloads.get("codec.encode").prepare(
+        registry.get("codec", "cbor2"), load("tiny", 200), {"batch": 100}, 1
+    )
+    encode.bodies[0], encode.bodies[1] = encode.bodies[1], encode.bodies[0]
+    with pytest.raises(WrongResult):
+        encode.verify()
+
+
+def test_a_handoff_that_loses_records_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = workloads.get("ring.handoff").prepare(
+        registry.get("ring", "deque"), load("tiny", 200), {"between": "threads", "batch": 1}, 1
+    )
+    work.records = [*work.records]
+    original = work.ring.put
+    dropped: list[bytes] = []
+
+    def lossy(record: bytes) -> None:
+        if len(dropped) < 1 and record == work.records[7]:
+            dropped.append(record)
+        else:
+            original(record)
+
+    class Ring:
+        put = staticmethod(lossy)
+        get = work.ring.get
+        get_many = work.ring.get_many
+        close = work.ring.close
+
+    work.ring = Ring()
+    monkeypatch.setattr(ring, "PATIENCE", 0.3)
+    work.measure(0.01)
+    with pytest.raises(WrongResult, match="arrived"):
+        work.verify()
+
+
+def test_the_load_trace_goes_through_all_phases() -> None:
+    work = UnderLoad(registry.get("compression", "adaptive"), load("flights", 300), {"batch": 100}, 1)
+    trace = work.measure(0).trace
+    assert trace is not None
+    assert list(dict.fromkeys(trace.phase)) == [name for name, *_ in PHASES]
+    lengths = {
+        len(values) for values in (trace.time, trace.load, trace.level, trace.raw, trace.packed, trace.cpu)
+    }
+    assert lengths == {sum(steps for *_, steps in PHASES)}
+    assert max(trace.load) == 1.0
+    assert all(0 < packed <= raw + 64 for raw, packed in zip(trace.raw, trace.packed, strict=True))
+
+
+def test_dictionaries_are_trained_on_messages_that_are_not_measured() -> None:
+    corpus = load("flights", 300)
+    work = workloads.get("compression.pack").prepare(
+        registry.get("compression", "dictionary"), corpus, {"batch": 10}, 1
+    )
+    trained = b"".join(corpus.payloads[:150])
+    measured = {payload for payload in corpus.payloads[150:] if payload not in trained}
+    joined = b"".join(work.areas)
+    assert all(payload in joined for payload in measured)
+    assert not any(payload in joined for payload in set(corpus.payloads[:150]) - set(corpus.payloads[150:]))
+
+
+def test_ratios_count_batches_that_were_left_alone() -> None:
+    work = workloads.get("compression.pack").prepare(
+        registry.get("compression", "never"), load("tiny", 100), {"batch": 10}, 1
+    )
+    assert work.extras() == {"ratio": 1.0, "compressed": 0.0}
+
+
+@pytest.mark.parametrize("profile", [QUICK, FULL])
+def test_jobs_are_unique_and_complete(profile: suites.Profile) -> None:
+    for suite in SUITES.values():
+        found = suites.jobs(suite, profile, ["mine.csv"])
+        keys = [(job.workload, repr(job.params)) for job in found]
+        assert len(keys) == len(set(keys)), suite.name
+        assert not {"flights", "weather", "webhooks", "real", "main"} & {
+            str(job.params.get("corpus")) for job in found
+        }
+
+
+def test_budgets_of_the_quick_profile_fit_into_four_minutes() -> None:
+    assert 15 + sum(suite.quick for suite in SUITES.values()) + 12 <= 240
