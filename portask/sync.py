@@ -27,9 +27,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from portask import client as aio
-from portask.client.options import DEFAULT_URL, OptionsDict
+from portask.client.options import OptionsDict
 from portask.client.positions import Start
 from portask.client.results import Delivered, DeliveredBatch, OffsetRange, PublishManyResult, Receipt
+from portask.config.settings import DEFAULT_URL
 from portask.errors import NotConnected, PortaskError, RequestTimeout
 from portask.messages import Buffer, Headers, Message, TopicPartition
 from portask.wire import control

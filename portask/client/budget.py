@@ -62,7 +62,7 @@ class Budget:
         except BaseException as error:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.give(size)  # it was granted in the very moment of giving up
-            else:
+            elif (size, waiter) in self._waiters:
                 self._waiters.remove((size, waiter))
                 self._serve()
             if isinstance(error, TimeoutError):

@@ -74,21 +74,23 @@ class _Run:
 
     async def send(self, messages: list[Message]) -> int:
         """Sends one chunk; returns the bytes of its batches. Waits for room in the channel and in the buffer."""
+        publisher = self._publisher
         sent = 0
-        for partition, group in self._grouped(messages):
-            channel = self._route.channel(partition)
-            for _, count, data in self._publisher.encode(group, self._ttl):
-                if isinstance(data, PortaskError):
-                    self.failed = self.failed or data
-                    return sent
-                await channel.room()
-                size = len(data) + HEADER_SIZE
-                await self._publisher.budget.wait(size, self._publisher.options.request_timeout)
-                self._publisher.check_open()
-                self._publisher.arm()
-                self._ship(channel, data, count, size)
-                sent += size
-        self._publisher.write()
+        try:
+            for partition, group in self._grouped(messages):
+                channel = self._route.channel(partition)
+                for _, count, data in publisher.encode(group, self._ttl):
+                    if isinstance(data, PortaskError):
+                        self.failed = self.failed or data
+                        return sent
+                    await channel.room()
+                    size = len(data) + HEADER_SIZE
+                    await publisher.budget.wait(size, publisher.options.request_timeout)
+                    publisher.arm()
+                    self._ship(channel, data, count, size)
+                    sent += size
+        finally:
+            publisher.write()
         return sent
 
     def _ship(self, channel: Channel, data: bytes, count: int, size: int) -> None:

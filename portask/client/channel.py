@@ -114,11 +114,20 @@ class Channel:
         self._room.append(call)
 
     async def room(self) -> None:
-        """Returns as soon as `has_room`. Bounded: each batch under way has its own deadline."""
+        """Returns as soon as `has_room`.
+
+        Raises:
+            RequestTimeout: no batch was acknowledged for so long.
+        """
+        timeout = self._publisher.options.request_timeout
         while not self.has_room:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room.append(lambda waiter=waiter: None if waiter.done() else waiter.set_result(None))  # type: ignore[misc]
-            await waiter
+            waiter: asyncio.Future[None] = self._publisher.loop.create_future()
+            self.when_room(lambda waiter=waiter: None if waiter.done() else waiter.set_result(None))  # type: ignore[misc]
+            try:
+                async with asyncio.timeout(timeout):
+                    await waiter
+            except TimeoutError:
+                raise RequestTimeout(f"no ack from {self.key} within {timeout:g} s") from None
 
     def send(self, outgoing: Outgoing) -> None:
         """Puts a batch in line. The caller flushes the link."""
@@ -153,9 +162,9 @@ class Channel:
         """Asks the broker to open the channel; the topic is created, with ``partitions`` of them, if it is new."""
         self.state = ChannelState.OPENING
         body = control.encode(control.Open(self.key.topic, self.key.partition, partitions))
-        future = link.request(
-            Opcode.OPEN, body, channel=self.number, timeout=self._publisher.options.request_timeout
-        )
+        timeout = self._publisher.options.request_timeout
+        about = f"OPEN of {self.key}"
+        future = link.request(Opcode.OPEN, body, channel=self.number, timeout=timeout, about=about)
         future.add_done_callback(lambda reply: self._opened(link, reply))
         return future
 

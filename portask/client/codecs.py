@@ -10,7 +10,7 @@ from typing import Any
 from portask import registry
 from portask.contracts import Codec, Compression
 from portask.errors import CodecError, PortaskError
-from portask.messages import Headers, Message, RecordBatch
+from portask.messages import Message, RecordBatch
 from portask.wire import batches
 from portask.wire.compression import Dictionaries, attributes_for, decompress
 
@@ -23,7 +23,7 @@ _OVERHEAD = 64
 """Bytes that a waiting message is taken to cost beside its own: the objects around it."""
 
 
-def as_message(payload: object, key: object, headers: Headers | None, timestamp: int) -> Message:
+def as_message(payload: object, key: object, headers: Mapping[Any, Any] | None, timestamp: int) -> Message:
     """The message of these parts. A mutable payload is copied.
 
     Raises:
@@ -36,6 +36,9 @@ def as_message(payload: object, key: object, headers: Headers | None, timestamp:
         payload = bytes(payload)
     if key is not None and not isinstance(key, bytes):
         raise TypeError(f"a key is bytes or None, not {type(key).__name__}")
+    for name, value in headers.items() if headers else ():
+        if not isinstance(name, str) or not isinstance(value, (str, bytes)):
+            raise TypeError(f"headers are text with text or bytes, not {name!r}: {value!r}")
     return Message(payload, key, headers, timestamp)
 
 

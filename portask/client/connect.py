@@ -22,7 +22,7 @@ from typing import Any, Self, Unpack
 from portask import registry
 from portask.client.codecs import Decoder, Encoder, chosen
 from portask.client.connector import Connector
-from portask.client.options import DEFAULT_URL, Address, Options, OptionsDict, parse_urls
+from portask.client.options import Address, Options, OptionsDict, parse_urls
 from portask.client.pending import Pending
 from portask.client.positions import Start, parse_start
 from portask.client.producer import Producer
@@ -30,6 +30,7 @@ from portask.client.publisher import Publisher
 from portask.client.results import DeliveredBatch, PublishManyResult, Receipt
 from portask.client.subscriber import Subscriber
 from portask.client.subscription import Subscription
+from portask.config.settings import DEFAULT_URL
 from portask.errors import ConfigError, NotConnected, PortaskError
 from portask.messages import Buffer, Headers, Message
 from portask.wire import batches, control
@@ -290,7 +291,9 @@ class Client:
         """
         offset, time = parse_start(start)
         body = control.Fetch(topic, partition, offset, time, max_bytes)
-        frame = await self._connector.ask(Opcode.FETCH, control.encode(body))
+        frame = await self._connector.ask(
+            Opcode.FETCH, control.encode(body), f"FETCH from {topic}:{partition}"
+        )
         found = []
         for batch in batches.split(frame.body, self._subscriber.max_raw):
             messages = self._subscriber.decoder.decode(batch)
@@ -318,7 +321,9 @@ class Client:
 
     async def describe(self, filter: str = ">") -> control.Described:  # noqa: A002 - the wire's word for it
         """What the broker says of itself and of the topics that match; errors as for `topics`."""
-        frame = await self._connector.ask(Opcode.DESCRIBE, control.encode(control.Describe(filter)))
+        frame = await self._connector.ask(
+            Opcode.DESCRIBE, control.encode(control.Describe(filter)), "DESCRIBE"
+        )
         return control.decode(frame.body, control.Described, self.options.max_frame)
 
     async def ping(self) -> float:
@@ -330,7 +335,7 @@ class Client:
         """
         link = await self._connector.usable(self._loop.time() + self.options.request_timeout)
         began = self._loop.time()
-        await link.request(Opcode.PING, b"", channel=0, timeout=self.options.request_timeout)
+        await link.request(Opcode.PING, b"", channel=0, timeout=self.options.request_timeout, about="PING")
         return self._loop.time() - began
 
     @property

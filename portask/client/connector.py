@@ -17,17 +17,14 @@ from typing import Any
 
 from portask.client.backoff import Backoff
 from portask.client.link import Link
-from portask.client.options import Address, Options
+from portask.client.options import GOODBYE, Address, Options
 from portask.client.publisher import Publisher
 from portask.client.subscriber import Subscriber
 from portask.errors import ConnectFailed, Draining, NotConnected, PortaskError, RequestTimeout
 from portask.wire import control
-from portask.wire.frames import Frame, Opcode
+from portask.wire.frames import REPLY, Frame, Opcode
 
 log = logging.getLogger("portask.client")
-
-GOODBYE = 5.0
-"""Seconds for the broker to answer DRAIN, and for a transport to close."""
 
 
 class Connector:
@@ -128,7 +125,7 @@ class Connector:
             deadline=options.reconnect_deadline,
         )
         while True:
-            await link.over
+            await asyncio.shield(link.over)  # being cancelled must not cancel what others wait for
             reason = link.lost or NotConnected("the connection is lost")
             if self._farewell is not None or self._over is not None:
                 return
@@ -177,6 +174,8 @@ class Connector:
         """DRAIN: the answer to ours, or the broker is going away."""
         if self._farewell is None:
             link.begin_draining()
+            if frame.flags & REPLY:
+                link.close()  # it answers our DRAIN: nothing more will come
         elif not self._farewell.done():
             self._farewell.set_result(None)
 
@@ -190,7 +189,7 @@ class Connector:
     async def _leave_in_order(self, link: Link) -> None:
         try:
             async with asyncio.timeout(min(GOODBYE, self._options.request_timeout)):
-                await self._publisher.settled_all()
+                await self._publisher.quiet()
                 self._say_drain(link)
                 await asyncio.shield(link.over)
         except TimeoutError:
@@ -229,7 +228,7 @@ class Connector:
                 text = "no connection came back before the deadline; the request was not sent"
                 raise RequestTimeout(text) from None
 
-    async def ask(self, opcode: int, body: bytes) -> Frame:
+    async def ask(self, opcode: int, body: bytes, about: str) -> Frame:
         """A request that may be repeated: asked again when the link is lost, within one deadline.
 
         Raises:
@@ -240,7 +239,7 @@ class Connector:
             link = await self.usable(deadline)
             left = max(0.001, deadline - self._loop.time())
             try:
-                return await link.request(opcode, body, channel=0, timeout=left)
+                return await link.request(opcode, body, channel=0, timeout=left, about=about)
             except NotConnected:
                 if not self._options.reconnect:
                     raise

@@ -103,8 +103,10 @@ class Link(asyncio.Protocol):
             if self._correlation not in self._requests:
                 return self._correlation
 
-    def request(self, opcode: int, body: Buffer, *, channel: int, timeout: float) -> asyncio.Future[Frame]:
-        """Sends a request; the future brings the frame that answers it.
+    def request(
+        self, opcode: int, body: Buffer, *, channel: int, timeout: float, about: str
+    ) -> asyncio.Future[Frame]:
+        """Sends a request; the future brings the frame that answers it. ``about`` names it in a timeout's text.
 
         Errors of the future: what the broker answered; `RequestTimeout`; `NotConnected` when the link is lost.
         """
@@ -118,7 +120,7 @@ class Link(asyncio.Protocol):
         except PortaskError as error:
             future.set_exception(error)
             return future
-        timer = self._loop.call_later(timeout, self._expire, correlation, Opcode(opcode).name, timeout)
+        timer = self._loop.call_later(timeout, self._expire, correlation, about, timeout)
         self._requests[correlation] = (future, timer)
         self.write_soon()
         return future
@@ -256,10 +258,12 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _expire(self, correlation: int, name: str, timeout: float) -> None:
+    def _expire(self, correlation: int, about: str, timeout: float) -> None:
         future, _ = self._requests.pop(correlation)
         if not future.done():
-            future.set_exception(RequestTimeout(f"{self.address} did not answer {name} within {timeout:g} s"))
+            future.set_exception(
+                RequestTimeout(f"{self.address} did not answer {about} within {timeout:g} s")
+            )
 
     def _keep_alive(self) -> None:
         """Asks a silent broker for a sign of life, and lets a broker that wants one hear from us."""

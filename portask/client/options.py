@@ -12,7 +12,8 @@ from portask.config.settings import DEFAULT_PORT, DEFAULT_URL
 from portask.errors import ConfigError
 from portask.wire.frames import DEFAULT_LIMIT, HELLO_LIMIT
 
-__all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "Options", "OptionsDict", "parse_urls"]
+GOODBYE = 5.0
+"""Most seconds to wait for what only tidies up: the answers to DRAIN and UNSUBSCRIBE, a transport that closes."""
 
 
 class OptionsDict(TypedDict, total=False):

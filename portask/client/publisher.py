@@ -51,6 +51,7 @@ class Publisher:
         self._due: list[Accumulator] = []
         self._live: dict[Outgoing, None] = {}
         self._flushes: list[tuple[set[Outgoing], asyncio.Future[None]]] = []
+        self._quiet: asyncio.Future[None] | None = None
         self._armed = False
 
     @property
@@ -164,9 +165,18 @@ class Publisher:
         await self._settle(set(self._live))
         self.unclaimed.raise_first()
 
-    async def settled_all(self) -> None:
-        """Waits until nothing that was sent lacks its ack."""
-        await self._settle({outgoing for channel in self._channels.values() for outgoing in channel.unacked})
+    async def quiet(self) -> None:
+        """Waits until the present link owes no ack: each batch on it is acknowledged, or refused and back in line."""
+        if self._owed():
+            self._quiet = self.loop.create_future()
+            await self._quiet
+
+    def _owed(self) -> bool:
+        return any(channel.unacked for channel in self._channels.values())
+
+    def _answered(self) -> None:
+        if self._quiet is not None and not self._quiet.done() and not self._owed():
+            self._quiet.set_result(None)
 
     async def _settle(self, wanted: set[Outgoing]) -> None:
         wanted = {outgoing for outgoing in wanted if outgoing in self._live}
@@ -215,6 +225,7 @@ class Publisher:
         channel = self._channels.get(frame.channel)
         if channel is not None:
             channel.acked(frame.correlation, control.decode_puback(frame.body))
+            self._answered()
 
     def refused(self, link: Link, frame: Frame) -> None:
         """ERROR that answers no request: it is about a publish."""
@@ -224,6 +235,7 @@ class Publisher:
         channel = self._channels.get(frame.channel)
         if channel is not None:
             channel.refused(frame.correlation, error)
+            self._answered()
 
     def fail(self, error: PortaskError) -> None:
         """The client is over: everything outstanding gets ``error``, and so does everything to come."""

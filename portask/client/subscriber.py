@@ -8,7 +8,7 @@ import msgspec
 
 from portask.client.codecs import Decoder
 from portask.client.link import Link
-from portask.client.options import Options
+from portask.client.options import GOODBYE, Options
 from portask.client.positions import Position
 from portask.client.subscription import Subscription
 from portask.errors import NotConnected, PortaskError, RequestTimeout
@@ -75,8 +75,9 @@ class Subscriber:
         link = self.link
         if link is not None and link.lost is None:
             with suppress(NotConnected, RequestTimeout):  # a broker that is gone has forgotten it too
+                timeout = min(GOODBYE, self.options.request_timeout)
                 await link.request(
-                    Opcode.UNSUBSCRIBE, b"", channel=number, timeout=self.options.request_timeout
+                    Opcode.UNSUBSCRIBE, b"", channel=number, timeout=timeout, about="UNSUBSCRIBE"
                 )
 
     def send(self, opcode: int, body: msgspec.Struct, channel: int) -> None:

@@ -318,7 +318,10 @@ class Subscription:
             resume,
         )
         timeout = self._subscriber.options.request_timeout
-        future = link.request(Opcode.SUBSCRIBE, control.encode(body), channel=self._number, timeout=timeout)
+        about = f"SUBSCRIBE to {self.filter}"
+        future = link.request(
+            Opcode.SUBSCRIBE, control.encode(body), channel=self._number, timeout=timeout, about=about
+        )
         future.add_done_callback(lambda reply: self._answered(link, reply))
 
     def _answered(self, link: Link, reply: asyncio.Future[Frame]) -> None:

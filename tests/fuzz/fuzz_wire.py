@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+import msgspec
+
 from portask.errors import BatchError, PortaskError, RemoteProtocolError
 from portask.wire import batches, connection, control, frames
 
@@ -73,7 +75,7 @@ def _parse_batches(data: bytes) -> None:
         raise AssertionError("the batches do not cover the bytes")
 
 
-def _parse_body(data: bytes, kind: type) -> None:
+def _parse_body(data: bytes, kind: type[msgspec.Struct]) -> None:
     try:
         body = control.decode(data, kind)
     except RemoteProtocolError:

@@ -14,7 +14,7 @@ from portask.errors import BatchCorrupt, BatchError, BatchTooLarge
 from portask.wire import batches
 
 U16, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))
-BATCHES = st.builds(
+BATCHES: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict,
     body=st.binary(min_size=1, max_size=60),
     count=st.just(1),

@@ -1,0 +1,82 @@
+"""What tests share: a real broker in a thread of this process, on a port of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from portask.config.loading import load
+from portask.contracts import Server
+from portask.core.broker import Broker
+from portask.server.build import build
+
+
+class RunningBroker:
+    """A broker that listens.
+
+    Attributes:
+        host: 127.0.0.1.
+        port: The one that was free.
+        url: For clients.
+        engine: The broker itself; look, do not touch: it lives in another thread.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.engine: Broker
+        self._server: Server
+        self.engine, self._server = build(load(None, {}, {"server.options.grace": 0.3} | settings))
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(settings.get("server.port", 0),), daemon=True)
+        self._thread.start()
+        if not self._ready.wait(10):
+            raise RuntimeError("the broker did not listen within 10 s") from self._failed
+        if self._failed is not None:
+            raise self._failed
+
+    def _run(self, port: int) -> None:
+        try:
+            self._server.run(self.engine, "127.0.0.1", port, self._listens)
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits for the broker
+            self._failed = error
+            self._ready.set()
+
+    def _listens(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.url = f"portask://{host}:{port}"
+        self._ready.set()
+
+    def stop(self) -> None:
+        """Drains and ends it. Idempotent."""
+        self._server.stop()
+        self._thread.join(10)
+        if self._thread.is_alive():
+            raise RuntimeError("the broker did not end within 10 s")
+        if self._failed is not None:
+            raise self._failed
+
+
+StartBroker = Callable[..., RunningBroker]
+
+
+@pytest.fixture
+def start_broker() -> Iterator[StartBroker]:
+    """Starts brokers with dotted settings, ``start_broker({"topics.default_partitions": 4})``, and stops them."""
+    with ExitStack() as stack:
+
+        def start(settings: dict[str, Any] | None = None) -> RunningBroker:
+            broker = RunningBroker(settings or {})
+            stack.callback(broker.stop)
+            return broker
+
+        yield start
+
+
+@pytest.fixture
+def broker(start_broker: StartBroker) -> RunningBroker:
+    """A broker as the defaults make it."""
+    return start_broker()
