@@ -50,9 +50,8 @@ def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
 def _warnings(run: Run) -> Iterable[str]:
     if not run.complete:
         yield (
-            "This run is not complete: it was interrupted or cut short by its time budget. What it did "
-            "measure is shown; "
-            "what it did not is marked. Do not choose by it."
+            "This run is not complete: it was interrupted, or too few of its blocks were quiet. What it did measure is "
+            "shown; what it did not is marked. Do not choose by it."
         )
     if run.failures:
         count = f"{len(run.failures)} measuring process" + ("es" if len(run.failures) > 1 else "")
@@ -60,7 +59,7 @@ def _warnings(run: Run) -> Iterable[str]:
         yield f"{count} crashed, hung or gave wrong results ({labels}): see Conformance and failures."
     broken = [item.variant for item in run.conformance if item.failed]
     if broken:
-        yield f"{', '.join(broken)} did not pass conformance: neither measured nor selected; reasons below."
+        yield f"{', '.join(broken)} did not pass conformance and is never selected; the reasons are below."
     void = [curve for curve in run.curves if not curve.valid]
     if void:
         yield f"{len(void)} of {len(run.curves)} latency measurements are void and not drawn; their table says why."
@@ -146,6 +145,8 @@ def _conformance(run: Run) -> Section:
     parts: list[Part] = []
     if run.conformance:
         parts.append(ledgers.conformance(run))
+        if any(item.failures for item in run.conformance):
+            parts.append(ledgers.violations(run))
     else:
         parts.append(Prose("No conformance suite was run.", warning=True))
     if run.failures:
@@ -155,7 +156,7 @@ def _conformance(run: Run) -> Section:
     if run.unavailable:
         parts.append(ledgers.unavailable(run))
     else:
-        parts.append(Prose("Every registered variant and every peer could run here."))
+        parts.append(Prose("Everything that these suites measure could run here."))
     return Section("conformance", "Conformance, failures, and what could not run", tuple(parts))
 
 

@@ -117,14 +117,25 @@ def memory(run: Run) -> Table | None:
     )
 
 
+def gist(text: str) -> str:
+    """First and last line: what happened, and the error at a traceback's end. The whole text stays in the results."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " … ".join(dict.fromkeys((lines[0], lines[-1]))) if lines else ""
+
+
 def conformance(run: Run) -> Table:
-    """Entry tickets, with the reason of every failure."""
+    """Entry tickets."""
+    measured = {summary.variant for summary in run.summaries}
     rows = []
     for item in run.conformance:
         if item.failed:
-            verdict = Cell("✗ neither measured nor selected", "fail")
+            # a reference is measured whatever it does: without it there would be no ratio at all
+            text = (
+                "✗ measured, never selected" if item.variant in measured else "✗ not measured, never selected"
+            )
+            verdict = Cell(text, "fail")
         elif item.passed:
-            verdict = Cell("✓ measured", "pass")
+            verdict = Cell("✓ may be ranked", "pass")
         else:
             verdict = Cell("? nothing was checked", "doubt")
         rows.append(
@@ -134,14 +145,23 @@ def conformance(run: Run) -> Table:
                 Cell(str(item.failed), "fail" if item.failed else ""),
                 Cell(str(item.not_applicable)),
                 verdict,
-                Cell("; ".join(item.failures)),
             )
         )
     return Table(
         "Conformance: the entry ticket to every comparison",
-        columns("Variant", "Passed#", "Failed#", "Not applicable#", "Ticket", "Failures"),
+        columns("Variant", "Passed#", "Failed#", "Not applicable#", "Ticket"),
         tuple(rows),
     )
+
+
+def violations(run: Run) -> Table:
+    """The checks that failed, and why."""
+    rows = []
+    for item in run.conformance:
+        for failure in item.failures:
+            check, _, detail = failure.partition(": ")
+            rows.append((variant(item.variant), Cell(check), Cell(gist(detail) or "–", "fail")))
+    return Table("Checks that failed", columns("Variant", "Check", "What was found"), tuple(rows))
 
 
 def failures(run: Run) -> Table:
@@ -152,7 +172,7 @@ def failures(run: Run) -> Table:
             Cell(item.suite),
             Cell(", ".join(part for part in (item.workload, numbers.params(item.params)) if part)),
             Cell(str(item.block)),
-            Cell(item.detail, "fail"),
+            Cell(gist(item.detail), "fail"),
         )
         for item in run.failures
     )
@@ -220,18 +240,20 @@ def blocks(run: Run) -> Table:
             )
         )
     return Table(
-        "Noise ledger by suite, median and worst of its blocks",
+        "Noise ledger by suite, median and worst of its blocks: time stolen by the hypervisor, time in which somebody "
+        "waited for a CPU, involuntary context switches a second, load average, cores that others used, and slowest ÷ "
+        "fastest time of the same small loop",
         columns(
             "Suite",
             "Blocks#",
             "Voided#",
             "Time#",
             "Steal#",
-            "CPU pressure#",
-            "Involuntary switches/s#",
+            "Pressure#",
+            "Switches#",
             "Load#",
-            "Foreign cores#",
-            "Slowest ÷ fastest loop#",
+            "Others#",
+            "Loop#",
         ),
         tuple(rows),
     )

@@ -7,9 +7,9 @@ that a machine that drifts does so for all variants alike.
 The reference runs a second time in each block under another name (the A/A control). What the two differ by is
 this machine's noise floor. An effect inside it is called indistinguishable, whatever its p-value.
 
-An effect is the ratio to the reference within a block. Its 95% interval is a hierarchical bootstrap over the
-processes and what each of them measured; with fewer than two processes there is none. Verdicts are corrected
-for the number of variants (Holm).
+A process stands for itself by the median of its samples. An effect is the ratio to the reference within a
+block, averaged over blocks. Its 95% interval is a bootstrap over blocks, widened as Student's t asks where they
+are few; one block has no interval. Verdicts are corrected for the number of variants (Holm).
 
 A criterion passes when the whole interval lies on the good side of the mark, fails when it lies on the other,
 and is inconclusive when it straddles the mark. It is judged on the worst of its cases.
