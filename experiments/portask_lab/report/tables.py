@@ -73,16 +73,16 @@ def verdicts(run: Run) -> Table:
         rows.append(
             (
                 Cell(item.title, "strong"),
+                Cell(text, tone),
                 Cell(mark_text(item, scale)),
                 Cell(f"{scale.text(item.value)} {scale.unit}" if item.value is not None else "–"),
                 Cell(scale.interval(item.low, item.high) or "–"),
-                Cell(text, tone),
                 variant(item.variant),
             )
         )
     return Table(
         "Success criteria, each judged on its best variant",
-        columns("Criterion", "Mark#", "Measured#", "95% interval#", "Verdict", "Variant"),
+        columns("Criterion", "Verdict", "Mark#", "Measured#", "95% interval#", "Variant"),
         tuple(rows),
     )
 
