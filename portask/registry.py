@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
@@ -147,6 +146,8 @@ class Problem(msgspec.Struct, frozen=True):
 
 @cache
 def _discover() -> tuple[dict[tuple[str, str], Entry], tuple[Problem, ...]]:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms that only a first look-up should pay
+
     found = {(entry.family, entry.name): entry for entry in REFERENCE}
     problems: list[Problem] = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
