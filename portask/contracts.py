@@ -10,7 +10,7 @@ arguments: ``Entry.make(**options)``. All options have defaults.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -379,6 +379,57 @@ class Deferred(Protocol):
 
     def poll(self) -> int:
         """Calls ``done`` of what finished, in order of append within a partition; returns how many. Never blocks."""
+        ...
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """A storage that completes the appends of one turn together: one write, neighbouring small batches as one.
+
+    Its `Storage.append` may return before ``done`` was called. Whoever appends calls `commit` soon after.
+    """
+
+    def commit(self) -> None:
+        """Stores what was appended and saved since the last call; calls ``done`` of what is as durable as declared.
+
+        Cheap when there is nothing. `Deferred.poll` of such a storage commits too.
+        """
+        ...
+
+
+@runtime_checkable
+class Producers(Protocol):
+    """A storage that remembers where each producer stands, so that a retry is known as one after a restart."""
+
+    def producers(self, partition: TopicPartition) -> Mapping[int, tuple[int, int, int]]:
+        """Producer id → (epoch, last sequence number, offset of that record), of completed appends.
+
+        The storage's own table: it changes with the next append. Those whose records were all trimmed may be
+        missing. Empty for an unknown partition.
+        """
+        ...
+
+
+@runtime_checkable
+class GroupState(Protocol):
+    """A storage that keeps what a consumer group knows about a partition, as durable as it keeps records."""
+
+    def save_group(
+        self,
+        group: str,
+        partition: TopicPartition,
+        state: bytes,
+        done: Callable[[PortaskError | None], None],
+    ) -> None:
+        """Replaces the group's state of the partition. Of several saves before a `Gathering.commit` the last stays."""
+        ...
+
+    def load_groups(self) -> Iterable[tuple[str, TopicPartition, bytes]]:
+        """The newest state of every group and partition."""
+        ...
+
+    def drop_group(self, group: str) -> None:
+        """Forgets the group. One that is not there is no error."""
         ...
 
 

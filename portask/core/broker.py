@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Storage
+from portask.contracts import LATEST, Deferred, Gathering, Storage
 from portask.core import requests
 from portask.core.delivery import Delivery
 from portask.core.partitions import Partition, Subscription, Topic
@@ -104,6 +104,7 @@ class Broker:
         self._handshakes: deque[Session] = deque()
         self._next_sweep = 0
         self._deferred = storage if isinstance(storage, Deferred) else None
+        self._gathering = storage if isinstance(storage, Gathering) else None
         if self._deferred is not None:
             self._deferred.notify = self._notified
         self._offer = control.Welcome(
@@ -171,6 +172,8 @@ class Broker:
             if inbox:
                 session.inbox = []
                 requests.handle(self, session, inbox)
+        if self._gathering is not None:
+            self._gathering.commit()
         touched = self._touched
         while touched:
             partition, _ = touched.popitem()
@@ -182,6 +185,8 @@ class Broker:
             self.delivery.catch_up(now)
         if now >= self._next_sweep:
             self._sweep(now)
+        if self._gathering is not None:
+            self._gathering.commit()  # what deliveries and timers saved or appended
         dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
         self._dirty = {}
@@ -191,7 +196,7 @@ class Broker:
 
     def deadline(self) -> int | None:
         """See `portask.contracts.Engine.deadline`."""
-        if self.delivery.behind or self._dirty:
+        if self.delivery.behind or self._dirty or self._touched:
             return 0
         if self.sessions or self.options.retention:
             return self._next_sweep

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from portask.contracts import EARLIEST, LATEST, Appended, Compression, Durability, Found, Read
 from portask.errors import OffsetOutOfRange, PortaskError, StorageFull, UnknownPartition
@@ -28,7 +28,7 @@ _ENTRY_OVERHEAD = 33 + 8 + 16
 class _Log:
     """One partition."""
 
-    __slots__ = ("bases", "first", "lasts", "next", "open", "recent", "size", "stored")
+    __slots__ = ("bases", "first", "lasts", "next", "open", "producers", "recent", "size", "stored")
 
     def __init__(self) -> None:
         self.stored: list[bytes] = []
@@ -38,6 +38,7 @@ class _Log:
         # The open one before: a reader at the tail stands in the middle of it when it is closed, and should not
         # get again what it had. Costs its bytes once a partition.
         self.recent: Coalescer | None = None
+        self.producers: dict[int, tuple[int, int, int]] = {}
         self.first = 0
         self.next = 0
         self.size = 0
@@ -68,6 +69,7 @@ class MemoryStorage:
         compression: Compression | None = None,
     ) -> None:
         self._logs: dict[TopicPartition, _Log] = {}
+        self._groups: dict[tuple[str, TopicPartition], bytes] = {}
         self._max_bytes = max_bytes
         self._coalesce_bytes = coalesce_bytes
         self._compression = compression
@@ -97,6 +99,8 @@ class MemoryStorage:
             log.keep(
                 b"".join((batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :])), base, now
             )
+            if batch.producer:
+                log.producers[batch.producer] = batches.standing(batch, base)
         log.next = base + batch.count
         self._used += log.size - before
         done(base, None)
@@ -211,6 +215,10 @@ class MemoryStorage:
             del log.stored[:drop], log.bases[:drop], log.lasts[:drop]
             self._used -= log.size - size
             log.size = size
+            if log.producers:
+                log.producers = {
+                    producer: state for producer, state in log.producers.items() if state[2] >= log.first
+                }
 
     def flush(self, done: Callable[[PortaskError | None], None]) -> None:
         """Nothing is ever waiting."""
@@ -224,3 +232,28 @@ class MemoryStorage:
         """See `portask.contracts.Catalog`."""
         log = self._logs.get(partition)
         return log.size if log else 0
+
+    def producers(self, partition: TopicPartition) -> Mapping[int, tuple[int, int, int]]:
+        """See `portask.contracts.Producers`."""
+        log = self._logs.get(partition)
+        return log.producers if log else {}
+
+    def save_group(
+        self,
+        group: str,
+        partition: TopicPartition,
+        state: bytes,
+        done: Callable[[PortaskError | None], None],
+    ) -> None:
+        """See `portask.contracts.GroupState`. Completes at once."""
+        self._groups[group, partition] = state
+        done(None)
+
+    def load_groups(self) -> Iterable[tuple[str, TopicPartition, bytes]]:
+        """See `portask.contracts.GroupState`."""
+        return [(group, partition, state) for (group, partition), state in self._groups.items()]
+
+    def drop_group(self, group: str) -> None:
+        """See `portask.contracts.GroupState`."""
+        for key in [key for key in self._groups if key[0] == group]:
+            del self._groups[key]

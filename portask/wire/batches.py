@@ -182,6 +182,12 @@ def peek(data: Buffer) -> tuple[int, int, int, int]:
     return offset, time, count, ttl
 
 
+def standing(batch: RecordBatch, base_offset: int) -> tuple[int, int, int]:
+    """Where its producer stands after ``batch``: (epoch, last sequence number, offset of that record)."""
+    last = batch.count - 1
+    return batch.epoch, batch.sequence + last & 0xFFFFFFFF, base_offset + last
+
+
 def expires_at(append_time: int, ttl: int) -> int:
     """When a batch stops being delivered, µs since the epoch; 0 for never."""
     return append_time + ttl * 1000 if ttl else 0
