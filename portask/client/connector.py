@@ -100,7 +100,7 @@ class Connector:
     def begin(self, link: Link) -> None:
         """The first link: uses it, and replaces it whenever it is lost."""
         self._adopt(link)
-        self._spawn(self._supervise(link))
+        self._spawn(self._watch(link))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -115,6 +115,13 @@ class Connector:
             self._subscriber.link_up(link)
             self._publisher.link_up(link)
             self._up.set()
+
+    async def _watch(self, link: Link) -> None:
+        try:
+            await self._supervise(link)
+        except Exception as bug:
+            log.exception("reconnecting failed for a reason of our own")
+            self._give_up(NotConnected(f"reconnecting failed: {bug!r}"))
 
     async def _supervise(self, link: Link) -> None:
         options = self._options
@@ -196,7 +203,7 @@ class Connector:
             link.close()
 
     def _say_drain(self, link: Link) -> None:
-        if link.lost is None:
+        if link.alive:
             for subscription in self._subscriber.subscriptions():
                 subscription.acknowledge()
             link.send(Opcode.DRAIN)

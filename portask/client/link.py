@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from portask.client.options import Address, Options
+from portask.client.options import GOODBYE, Address, Options
 from portask.errors import NotConnected, OffsetOutOfRange, PortaskError, RequestTimeout, from_code
 from portask.messages import Buffer
 from portask.wire import control
@@ -21,6 +21,7 @@ from portask.wire.frames import Frame, Opcode
 
 _PIECE = 512 * 1024  # bytes handed to the transport at a time
 _HIGH_WATER = 1024 * 1024
+_SHORTEST = 0.01  # seconds between looks at the keepalive, whatever the broker wants
 _MAX_CORRELATION = 0xFFFF_FFFF
 _REPLY_OPCODES = frozenset(
     {
@@ -88,11 +89,17 @@ class Link(asyncio.Protocol):
         self._heard = self._sent = loop.time()
         self._asked = 0.0
         self._watch: asyncio.TimerHandle | None = None
+        self._cut: asyncio.TimerHandle | None = None
 
     @property
     def usable(self) -> bool:
         """Whether new publishes and requests may go out."""
         return self.lost is None and not self.draining and self.connection.state is State.OPEN
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything can still be sent: the rest of what is under way, when not `usable`."""
+        return self.lost is None and self.connection.state is not State.CLOSED
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -220,8 +227,9 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails what waits for an answer and tells the owner."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for timer in (self._watch, self._cut):
+            if timer is not None:
+                timer.cancel()
         if self.lost is None:
             reason = self.connection.fault or exc or "the broker closed it"
             self.lost = NotConnected(f"the connection to {self.address} is lost: {reason}")
@@ -247,9 +255,10 @@ class Link(asyncio.Protocol):
     # ── ends ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
-        """Closes once what was handed to the transport is written."""
-        if self._transport is not None:
+        """Closes once what was handed to the transport is written, or in a few seconds if the peer does not read it."""
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
+            self._cut = self._loop.call_later(GOODBYE, self._transport.abort)
 
     def abort(self, reason: PortaskError) -> None:
         """Ends it now; ``reason`` is what others learn."""
@@ -279,10 +288,10 @@ class Link(asyncio.Protocol):
             return
         silent = own and now - self._heard >= own and now - self._asked >= own
         mute = wanted and now - self._sent >= wanted / 3
-        if (silent or mute) and self.connection.state is not State.CLOSED:
+        if (silent or mute) and self.alive:
             self._asked = now
             self.connection.send(Opcode.PING)
             self.write()
         period = min([interval for interval in (own / 2, wanted / 6) if interval], default=0)
         if period:
-            self._watch = self._loop.call_later(period, self._keep_alive)
+            self._watch = self._loop.call_later(max(period, _SHORTEST), self._keep_alive)

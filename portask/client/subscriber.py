@@ -11,13 +11,23 @@ from portask.client.link import Link
 from portask.client.options import GOODBYE, Options
 from portask.client.positions import Position
 from portask.client.subscription import Subscription
-from portask.errors import NotConnected, PortaskError, RequestTimeout
+from portask.errors import NotConnected, PortaskError, RemoteProtocolError, RequestTimeout
 from portask.wire import control
 from portask.wire.batches import MAX_RAW_LENGTH
 from portask.wire.frames import Frame, Opcode
 
 FIRST_CHANNEL = 1 << 30
 """Subscriptions count up from here, publishing channels from 1: they never meet."""
+
+
+_MOST_PARTITIONS = 65_536
+
+
+def _check(body: control.Assigned) -> None:
+    """Numbers that tables are built from are not taken on trust."""
+    possible = 0 <= body.partition < _MOST_PARTITIONS and body.offset >= 0
+    if not possible or body.delivery < control.DELIVERY_CHANNELS:
+        raise RemoteProtocolError(f"an assignment that cannot be: {body}")
 
 
 class Subscriber:
@@ -73,7 +83,7 @@ class Subscriber:
     async def unsubscribe(self, number: int) -> None:
         """Tells the broker, and waits for its answer if there is a link."""
         link = self.link
-        if link is not None and link.lost is None:
+        if link is not None and link.alive:
             with suppress(NotConnected, RequestTimeout):  # a broker that is gone has forgotten it too
                 timeout = min(GOODBYE, self.options.request_timeout)
                 await link.request(
@@ -83,7 +93,7 @@ class Subscriber:
     def send(self, opcode: int, body: msgspec.Struct, channel: int) -> None:
         """Sends a one-way frame with the others of this iteration of the loop."""
         link = self.link
-        if link is not None and channel:
+        if link is not None and link.alive and channel:
             link.send(opcode, control.encode(body), 0, channel)
             link.write_soon()
 
@@ -95,6 +105,7 @@ class Subscriber:
         if subscription is not None:
             body = control.decode(frame.body, control.Assigned)
             if body.topic:
+                _check(body)
                 self._deliveries[body.delivery] = subscription.assigned(body)
 
     def deliver(self, link: Link, frame: Frame) -> None:

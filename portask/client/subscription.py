@@ -282,7 +282,7 @@ class Subscription:
 
     def _return_credit(self, *, final: bool = False) -> None:
         link = self._subscriber.link
-        if link is None or link.lost is not None:
+        if link is None or not link.alive:
             return  # the next link starts with all the credit that is due
         messages, size = max(0, self._returned[0]), max(0, self._returned[1])
         for position in self._positions.values():

@@ -204,8 +204,7 @@ class Connection:
             self._welcome(control.decode(frame.body, control.Hello))
             return False
         if opcode == Opcode.WELCOME:
-            self.welcome = control.decode(frame.body, control.Welcome)
-            self._peer_limit = self.welcome.max_frame
+            self._welcomed(control.decode(frame.body, control.Welcome))
             return True
         if opcode == Opcode.ERROR and (not frame.correlation or self.state is State.HANDSHAKE):
             error = control.decode(frame.body, control.Error)
@@ -228,6 +227,16 @@ class Connection:
         granted = [feature for feature in hello.features if feature in self._offer.features]
         self.welcome = msgspec.structs.replace(self._offer, features=granted)
         self.send(Opcode.WELCOME, control.encode(self.welcome))
+
+    def _welcomed(self, welcome: control.Welcome) -> None:
+        if welcome.version != VERSION:
+            raise RemoteProtocolError(f"the broker chose version {welcome.version}; this client offered {VERSION}")
+        if welcome.max_frame < HELLO_LIMIT:
+            raise RemoteProtocolError(f"max_frame {welcome.max_frame} is too small: {HELLO_LIMIT} bytes at least")
+        if not welcome.keepalive >= 0:  # a NaN is not either
+            raise RemoteProtocolError(f"keepalive {welcome.keepalive} is no number of seconds")
+        self.welcome = welcome
+        self._peer_limit = welcome.max_frame
 
     def _unexpected(self, frame: Frame) -> str:
         name = Opcode(frame.opcode).name if frame.opcode in _KNOWN else f"opcode {frame.opcode}"

@@ -210,6 +210,24 @@ def test_a_hello_that_does_not_fit_is_refused_with_a_reason(hello: control.Hello
     assert says in str(client.fault)
 
 
+@pytest.mark.parametrize(
+    ("welcome", "says"),
+    [
+        (control.Welcome(3, 1 << 20, "b", "memory"), "version 3"),
+        (control.Welcome(VERSION, HELLO_LIMIT - 1, "b", "memory"), "too small"),
+        (control.Welcome(VERSION, -1, "b", "memory"), "too small"),
+        (control.Welcome(VERSION, 1 << 20, "b", "memory", [], -1.0), "keepalive"),
+        (control.Welcome(VERSION, 1 << 20, "b", "memory", [], float("nan")), "keepalive"),
+    ],
+)
+def test_a_welcome_that_does_not_fit_is_refused_with_a_reason(welcome: control.Welcome, says: str) -> None:
+    client, broker = Connection(Role.CLIENT), in_state(Role.BROKER, State.OPEN)
+    assert client.receive(wire((Opcode.WELCOME, 0, 0, 0, control.encode(welcome)))) == []
+    assert (client.state, client.welcome) == (State.CLOSED, None)
+    broker.receive(taken(client))
+    assert says in str(client.fault)
+
+
 def test_only_granted_features_come_back() -> None:
     broker = Connection(Role.BROKER, OFFER)
     hello = control.Hello([VERSION], features=["b", "z"])
