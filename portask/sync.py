@@ -11,111 +11,43 @@ Objects may be used from any thread, a subscription by one at a time.
         for message in client.subscribe("orders.>", "earliest"):
             print(message.payload)
 
-A single `Client.publish` costs two thread switches, about 50 µs; `publish_nowait` and `publish_many` share
-them among many.
+A single `Client.publish` costs two thread switches; `publish_nowait` and `publish_many` share them among many.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, Unpack
 
 from portask import client as aio
+from portask.client.codecs import as_message
 from portask.client.options import OptionsDict
 from portask.client.positions import Start
 from portask.client.results import Delivered, DeliveredBatch, OffsetRange, PublishManyResult, Receipt
+from portask.client.thread import LoopThread
 from portask.config.settings import DEFAULT_URL
-from portask.errors import NotConnected, PortaskError, RequestTimeout
+from portask.errors import PortaskError, RequestTimeout
 from portask.messages import Buffer, Headers, Message, TopicPartition
 from portask.wire import control
 
 __all__ = ["Client", "Pending", "Producer", "Subscription", "connect"]
 
-T = TypeVar("T")
-_KEPT = 100_000  # failed publishes that are remembered until somebody looks
 _CHUNK = 10_000  # messages that publish_many takes from its iterable at a time
-
-
-class _Loop:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._outstanding: dict[
-            Future[Receipt], None
-        ] = {}  # of publish_nowait; failures until somebody looks
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="portask-client", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
-
-    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts ``work`` on the loop's thread."""
-        if not self._thread.is_alive() or threading.current_thread() is self._thread:
-            work.close()
-            raise NotConnected("the client is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs ``work`` there and waits; if the waiting is interrupted, cancels it."""
-        future = self.begin(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def publish(self, work: Coroutine[Any, Any, Receipt]) -> Pending:
-        """Starts a publish that nobody waits for yet."""
-        future = self.begin(work)
-        self._outstanding[future] = None
-        future.add_done_callback(self._published)
-        return Pending(future, self._outstanding)
-
-    def _published(self, future: Future[Receipt]) -> None:
-        if future.cancelled() or future.exception() is None or len(self._outstanding) > _KEPT:
-            self._outstanding.pop(future, None)
-
-    def flush(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs a flush, and raises the first failure of a publish that nobody looked at."""
-        self.run(work)
-        waited = list(self._outstanding)
-        wait(waited)
-        failed = [future for future in waited if future in self._outstanding and not future.cancelled()]
-        for future in waited:
-            self._outstanding.pop(future, None)
-        for future in failed:
-            error = future.exception()
-            if error is not None:
-                raise error
-
-    def stop(self) -> None:
-        """Ends the loop and joins the thread. Idempotent."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
 
 
 class Pending:
     """A published message whose ack is outstanding; see `portask.client.Pending`."""
 
-    __slots__ = ("_future", "_outstanding")
+    __slots__ = ("_future", "_loop")
 
-    def __init__(self, future: Future[Receipt], outstanding: dict[Future[Receipt], None]) -> None:
+    def __init__(self, future: Future[Receipt], loop: LoopThread) -> None:
         self._future = future
-        self._outstanding = outstanding
+        self._loop = loop
 
     def done(self) -> bool:
         """Whether it is acknowledged or has failed."""
@@ -131,7 +63,7 @@ class Pending:
         try:
             wait([self._future], timeout)
             if self._future.done():
-                self._outstanding.pop(self._future, None)
+                self._loop.outstanding.pop(self._future, None)
             return self._future.result(0)
         except TimeoutError:
             raise RequestTimeout(f"no ack within {timeout} s; the message may still be stored") from None
@@ -140,7 +72,7 @@ class Pending:
 class Producer:
     """Publishes to one topic; see `portask.client.Producer`."""
 
-    def __init__(self, loop: _Loop, producer: aio.Producer) -> None:
+    def __init__(self, loop: LoopThread, producer: aio.Producer) -> None:
         self._loop = loop
         self._producer = producer
 
@@ -175,10 +107,9 @@ class Producer:
         timestamp: int = 0,
     ) -> Pending:
         """Publishes one message without waiting for its ack. Waits for buffer room where there is none."""
-        work = self._producer.publish(
-            payload, key=key, headers=headers, partition=partition, timestamp=timestamp
-        )
-        return self._loop.publish(work)
+        message = as_message(payload, key, headers, timestamp)
+        future = self._loop.publish(lambda: self._producer, message, partition)
+        return Pending(future, self._loop)
 
     def publish_many(
         self, messages: Iterable[Message | Buffer], *, partition: int | None = None
@@ -196,11 +127,11 @@ class Producer:
 
     def flush(self) -> None:
         """Waits until everything published so far is acknowledged; see `portask.client.Producer.flush`."""
-        self._loop.flush(self._producer.flush())
+        self._loop.flush(self._producer.flush)
 
     def close(self) -> None:
         """Flushes and refuses further messages. Idempotent."""
-        self._loop.flush(self._producer.close())
+        self._loop.flush(self._producer.close)
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +150,7 @@ class Producer:
 class Subscription:
     """A plain iterator of `Delivered`; see `portask.client.Subscription`."""
 
-    def __init__(self, loop: _Loop, subscription: aio.Subscription) -> None:
+    def __init__(self, loop: LoopThread, subscription: aio.Subscription) -> None:
         self._loop = loop
         self._subscription = subscription
         self._rest: Iterator[Delivered] = iter(())
@@ -281,7 +212,7 @@ class Subscription:
 class Client:
     """A connection to a broker; see `portask.client.Client`. Made by `connect`."""
 
-    def __init__(self, loop: _Loop, client: aio.Client) -> None:
+    def __init__(self, loop: LoopThread, client: aio.Client) -> None:
         self._loop = loop
         self._client = client
         self._closed = False
@@ -314,11 +245,13 @@ class Client:
         timestamp: int = 0,
         ttl: float | timedelta | None = None,
     ) -> Pending:
-        """Publishes one message without waiting for its ack; errors come with `Pending.result`."""
-        work = self._client.publish(
-            topic, payload, key=key, headers=headers, partition=partition, timestamp=timestamp, ttl=ttl
-        )
-        return self._loop.publish(work)
+        """Publishes one message without waiting for its ack; failures come with `Pending.result`, or with `flush`.
+
+        Waits only while 10,000 messages are on the way to the loop's thread, or the client's buffer is full.
+        """
+        message = as_message(payload, key, headers, timestamp)
+        future = self._loop.publish(partial(self._client.default_producer, topic, ttl), message, partition)
+        return Pending(future, self._loop)
 
     def publish_many(
         self,
@@ -348,7 +281,7 @@ class Client:
 
     def flush(self) -> None:
         """Waits until everything published so far is acknowledged; see `portask.client.Client.flush`."""
-        self._loop.flush(self._client.flush())
+        self._loop.flush(self._client.flush)
 
     def create_topic(self, topic: str, partitions: int = 0) -> int:
         """Creates a topic unless it exists; returns how many partitions it has."""
@@ -420,7 +353,7 @@ class Client:
         if not self._closed:
             self._closed = True
             try:
-                self._loop.flush(self._client.close())
+                self._loop.flush(self._client.close)
             finally:
                 self._loop.stop()
 
@@ -451,7 +384,7 @@ def connect(url: str | Sequence[str] = DEFAULT_URL, **options: Unpack[OptionsDic
     async def make() -> aio.Client:
         return await connecting
 
-    loop = _Loop()
+    loop = LoopThread()
     try:
         return Client(loop, loop.run(make()))
     except BaseException:

@@ -1,6 +1,7 @@
 """The asyncio client: `connect`, and the types it hands out."""
 
-from portask.client.connect import Client, connect
+from portask.client.client import Client
+from portask.client.connect import connect
 from portask.client.options import Options
 from portask.client.pending import Pending
 from portask.client.producer import Producer

@@ -35,7 +35,7 @@ async def publish_many(
     batch_bytes: int,
     ttl: int,
 ) -> PublishManyResult:
-    """See `portask.client.connect.Client.publish_many`."""
+    """See `portask.client.Client.publish_many`."""
     route = publisher.route(topic)
     await route.resolve()
     if partition is not None:

@@ -19,7 +19,7 @@ from portask.client.codecs import as_message, size_of
 from portask.client.pending import Pending
 from portask.client.results import PublishManyResult, Receipt
 from portask.client.routes import partition_of
-from portask.errors import NotConnected, PortaskError, RequestTimeout
+from portask.errors import BufferExhausted, NotConnected, PortaskError, RequestTimeout
 from portask.messages import Buffer, Headers, Message
 
 if TYPE_CHECKING:
@@ -133,15 +133,7 @@ class Producer:
             StorageError: the broker could not store it.
             NotConnected: the client is closed or gave up.
         """
-        message = as_message(payload, key, headers, timestamp)
-        size = size_of(message)
-        publisher = self._publisher
-        self._check_open()
-        try:
-            publisher.budget.take(size)
-        except PortaskError:
-            await publisher.budget.wait(size, publisher.options.request_timeout)
-        return await self._put(message, partition, size)
+        return await self.put(as_message(payload, key, headers, timestamp), partition)
 
     def publish_nowait(
         self,
@@ -166,7 +158,21 @@ class Producer:
             `publish`. UnknownPartition: the topic has no such partition. NotConnected: the client is closed
             or gave up.
         """
-        message = as_message(payload, key, headers, timestamp)
+        return self.put_nowait(as_message(payload, key, headers, timestamp), partition)
+
+    async def put(self, message: Message, partition: int | None = None) -> Receipt:
+        """`publish` for a `Message` that is there already."""
+        size = size_of(message)
+        publisher = self._publisher
+        self._check_open()
+        try:
+            publisher.budget.take(size)
+        except BufferExhausted:
+            await publisher.budget.wait(size, publisher.options.request_timeout)
+        return await self._put(message, partition, size)
+
+    def put_nowait(self, message: Message, partition: int | None = None) -> Pending:
+        """`publish_nowait` for a `Message` that is there already."""
         size = size_of(message)
         self._check_open()
         self._publisher.budget.take(size)
@@ -267,7 +273,8 @@ class Producer:
 
     def _begin(self, accumulator: Accumulator) -> None:
         publisher = self._publisher
-        accumulator.deadline = publisher.loop.time() + publisher.options.request_timeout
+        patience = publisher.options.request_timeout + self.linger_ms / 1000
+        accumulator.deadline = publisher.loop.time() + patience
         if not self.linger_ms:
             publisher.dispatch_soon(accumulator)
         elif self._timer is None:

@@ -98,6 +98,14 @@ class DeliveredBatch(msgspec.Struct, frozen=True):
         """The offset after the last message: where to go on."""
         return self.base_offset + len(self.messages)
 
+    def at(self, index: int) -> Delivered:
+        """The message ``messages[index]`` with all that is known of it."""
+        m = self.messages[index]
+        offset = self.base_offset + index
+        return Delivered(
+            self.topic, self.partition, offset, m.payload, m.key, m.headers, m.timestamp, self.append_time
+        )
+
     def delivered(self) -> list[Delivered]:
         """The messages one by one. About 0.3 µs each."""
         topic, partition, offset, time = self.topic, self.partition, self.base_offset, self.append_time

@@ -183,17 +183,7 @@ class Subscription:
         self._index = index + 1
         if self._index == len(batch.messages):
             self._batch = None
-        m = batch.messages[index]
-        return Delivered(
-            batch.topic,
-            batch.partition,
-            batch.base_offset + index,
-            m.payload,
-            m.key,
-            m.headers,
-            m.timestamp,
-            batch.append_time,
-        )
+        return batch.at(index)
 
     @property
     def positions(self) -> dict[TopicPartition, int]:

@@ -393,3 +393,14 @@ async def test_a_puback_that_fits_nothing_is_the_brokers_fault() -> None:
         with pytest.raises(PortaskError, match="PUBACK"):
             await client.publish("a", b"x")
         await client.close()
+
+
+async def test_correlation_ids_wrap_past_zero(broker: RunningBroker) -> None:
+    async with connect(broker.url) as client:
+        await client.create_topic("a")
+        link = client._connector.link
+        assert link is not None
+        link._correlation = 0xFFFF_FFFD
+        for offset in range(5):
+            assert (await client.publish("a", b"x")).offset == offset
+        assert link._correlation == 3
