@@ -1,0 +1,411 @@
+"""What every server must do: move every byte, in order, whatever its clients do to it.
+
+The broker behind it is the real one, on a free port and a thread of its own; only the server varies. Bad
+clients get their error and cost nobody else anything: each of those checks watches a bystander.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+
+from portask.core.broker import Options
+from portask.registry import Entry
+from portask.wire import batches, control
+from portask.wire.frames import HELLO_LIMIT, REPLY, Opcode, frame_header
+from portask_lab.conformance.server_support import GRACE, PATIENCE, TOPIC, Client, Running, batch_of
+from portask_lab.conformance.suite import Check, Violation, check, require
+
+SUITE: list[Check] = []
+
+
+# ── what it is for ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check(SUITE)
+def handshakes(entry: Entry) -> None:
+    """HELLO is answered by WELCOME with version, limits and durability; PING by PONG."""
+    with Running(entry) as broker, Client(broker, greet=False) as client:
+        client.connection.send_hello("conformance")
+        client.flush()
+        welcome = control.decode(client.expect(Opcode.WELCOME).body, control.Welcome)
+        require(welcome.version == 2, f"the version is {welcome.version}")
+        require(
+            welcome.durability == "memory",
+            f"the durability is {welcome.durability!r}, the storage says memory",
+        )
+        client.ping()
+
+
+@check(SUITE)
+def delivers_what_was_published(entry: Entry) -> None:
+    """Batches reach the subscriber in order, byte for byte behind the stamp, and are acknowledged in order."""
+    sent = [batch_of(b"%d" % number, 1 + number % 3, producer=1) for number in range(50)]
+    records = sum(batches.parse(batch).count for batch in sent)
+    with Running(entry) as broker, Client(broker) as publisher, Client(broker) as subscriber:
+        publisher.open()
+        require(subscriber.subscribe() == 1, "the topic has one partition")
+        for number, batch in enumerate(sent):
+            publisher.publish(batch, 10 + number)
+        acked: list[int] = []
+        while len(acked) < len(sent):
+            frame = publisher.expect(Opcode.PUBACK)
+            acked += control.decode(frame.body, control.PubAck).offsets
+            require(
+                frame.correlation == 9 + len(acked), "an ack names another publish than it has offsets for"
+            )
+        came = subscriber.deliveries(records)
+        require(
+            [batch[16:] for batch in came] == [batch[16:] for batch in sent],
+            "the bytes behind the stamp differ",
+        )
+        offsets = [batches.peek(batch)[0] for batch in came]
+        require(offsets == acked, f"delivered at {offsets}, acknowledged at {acked}")
+
+
+@check(SUITE)
+def keeps_to_credit(entry: Entry) -> None:
+    """Nothing is delivered without credit; more credit brings more, and nothing was lost meanwhile."""
+    with Running(entry) as broker, Client(broker) as publisher, Client(broker) as subscriber:
+        publisher.open()
+        subscriber.subscribe(messages=0, size=0)
+        for number in range(4):
+            publisher.publish(batch_of(b"%d" % number, producer=1), 10 + number)
+        subscriber.expect_silence()
+        for _ in range(4):
+            subscriber.connection.send_control(Opcode.CREDIT, control.Credit(1, 1000), 0, 7)
+            subscriber.flush()
+            require(len(subscriber.deliveries(1)) == 1, "credit for one message brings one batch")
+            subscriber.expect_silence(0.01)
+
+
+@check(SUITE)
+def answers_fetch_and_describe(entry: Entry) -> None:
+    """FETCH reads without a subscription, an offset that is not there names those that are; DESCRIBE counts."""
+    with Running(entry) as broker, Client(broker) as client:
+        client.open()
+        client.publish(batch_of(b"x", 3), 5)
+        client.expect(Opcode.PUBACK, 5)
+        client.connection.send_control(Opcode.FETCH, control.Fetch(TOPIC), 6)
+        client.flush()
+        found = batches.split(client.expect(Opcode.DELIVER, 6).body)
+        require([batch.count for batch in found] == [3], "three records were published in one batch")
+        client.connection.send_control(Opcode.FETCH, control.Fetch(TOPIC, start=4), 7)
+        client.flush()
+        error = client.expect_error(7)
+        require((error.code, error.first, error.next) == ("offset-out-of-range", 0, 3), f"it said {error}")
+        client.connection.send_control(Opcode.DESCRIBE, control.Describe(), 8)
+        client.flush()
+        described = control.decode(client.expect(Opcode.DESCRIBE, 8).body, control.Described)
+        require(described.topics[0].partitions[0].next == 3, f"it described {described.topics}")
+
+
+@check(SUITE)
+def takes_acks(entry: Entry) -> None:
+    """ACK of what was delivered is taken in silence; ACK of what was not is the client's error."""
+    with Running(entry) as broker, Client(broker) as client:
+        client.open()
+        client.subscribe()
+        client.publish(batch_of(b"x", 2), 0)
+        delivery = client.expect(Opcode.DELIVER).channel
+        client.connection.send_control(Opcode.ACK, control.Ack([(0, 1)]), 0, delivery)
+        client.ping()
+        client.connection.send_control(Opcode.ACK, control.Ack([(0, 2)]), 0, delivery)
+        client.flush()
+        client.expect_error()
+        client.expect_end()
+
+
+@check(SUITE)
+def drains_a_client(entry: Entry) -> None:
+    """A client's DRAIN is answered once all it published is acknowledged; then the broker hangs up."""
+    with Running(entry) as broker, Client(broker) as client:
+        client.open()
+        client.connection.send(Opcode.PUBLISH, batch_of(b"last"), 5, 1)
+        client.connection.send(Opcode.DRAIN)
+        client.flush()
+        client.expect(Opcode.PUBACK, 5)
+        require(client.expect(Opcode.DRAIN).flags & REPLY, "the answer to DRAIN is marked as one")
+        client.expect_end()
+
+
+# ── however the bytes come ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check(SUITE)
+def takes_bytes_one_at_a_time(entry: Entry) -> None:
+    """A conversation fed byte by byte means the same."""
+    with Running(entry) as broker, Client(broker, greet=False) as client:
+        client.connection.send_hello("slow")
+        _trickle(client)
+        client.expect(Opcode.WELCOME)
+        client.connection.send_control(Opcode.OPEN, control.Open(TOPIC), 1, 1)
+        client.connection.send(Opcode.PUBLISH, batch_of(b"drop by drop"), 5, 1)
+        _trickle(client)
+        client.expect(Opcode.OPEN, 1)
+        client.expect(Opcode.PUBACK, 5)
+
+
+def _trickle(client: Client) -> None:
+    for byte in client.output():
+        client.send(bytes((byte,)))
+
+
+@check(SUITE)
+def moves_large_batches(entry: Entry) -> None:
+    """Batches far above any buffer's size arrive whole, between small ones."""
+    large = batch_of(bytes(range(256)) * 12_000)  # 3 MB
+    sent = [batch_of(b"before"), large, batch_of(b"between", producer=1), large, batch_of(b"after")]
+    with Running(entry) as broker, Client(broker) as publisher, Client(broker) as subscriber:
+        publisher.open()
+        subscriber.subscribe()
+        for number, batch in enumerate(sent):
+            publisher.publish(batch, 10 + number)
+        came = subscriber.deliveries(len(sent))
+        require(
+            [batch[64:] for batch in came] == [batch[64:] for batch in sent],
+            "what arrived is not what was sent",
+        )
+
+
+@check(SUITE)
+def holds_many_connections(entry: Entry) -> None:
+    """Two hundred connections at once, each alive, also after half of them left."""
+    with Running(entry) as broker, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(broker)) for _ in range(200)]
+        for client in clients:
+            client.ping()
+        for client in clients[::2]:
+            client.close()
+        for client in clients[1::2]:
+            client.ping()
+        _eventually(
+            lambda: len(broker.broker.sessions) == 100, "the broker still counts connections that are gone"
+        )
+
+
+# ── bad clients ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes((data[at] ^ 0x10,)) + data[at + 1 :]
+
+
+_PING = frame_header(Opcode.PING, 0, 3)
+_FAULTS = {
+    "garbage": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "remote-protocol"),
+    "zeros": (bytes(100), "remote-protocol"),
+    "a flipped bit in the length": (_flip(_PING, 9), "remote-protocol"),
+    "a flipped bit in the checksum": (_flip(_PING, 22), "remote-protocol"),
+    "an oversized frame": (frame_header(Opcode.PUBLISH, 1 << 30, 3, 1), "frame-too-large"),
+    "a frame that only a broker may send": (frame_header(Opcode.PUBACK, 0, 3), "remote-protocol"),
+}
+
+
+@check(SUITE)
+def answers_broken_frames(entry: Entry) -> None:
+    """Garbage, flipped bits, oversized and misplaced frames get their error and the end; nobody else notices."""
+    with Running(entry) as broker, Client(broker) as bystander:
+        for name, (data, code) in _FAULTS.items():
+            with Client(broker) as client:
+                client.send(data)
+                error = client.expect_error()
+                require(error.code == code, f"{name}: {code} was due, {error.code} came ({error.message})")
+                client.expect_end()
+            bystander.ping()
+
+
+@check(SUITE)
+def guards_the_handshake(entry: Entry) -> None:
+    """Before HELLO nothing else is taken, and no more than 8 KiB of it."""
+    hello = control.encode(control.Hello([99]))
+    with Running(entry) as broker, Client(broker) as bystander:
+        for name, data in {
+            "a request before HELLO": _PING,
+            "a large HELLO": frame_header(Opcode.HELLO, HELLO_LIMIT + 1),
+            "an unknown version": frame_header(Opcode.HELLO, len(hello)) + hello,
+            "a HELLO that is no map": frame_header(Opcode.HELLO, 1) + b"\x00",
+        }.items():
+            with Client(broker, greet=False) as client:
+                client.send(data)
+                require(client.expect_error().message, f"{name}: the error says nothing")
+                client.expect_end()
+        bystander.ping()
+
+
+@check(SUITE)
+def refuses_damaged_batches(entry: Entry) -> None:
+    """A damaged batch, and one whose raw length lies, get their error; the connection and its good publishes go on."""
+    good = batch_of(b"good", 2)
+    lying = batches.build(good[64:], 2, codec=1, base_timestamp=0, raw_length=1 << 20)
+    bomb = batches.build(good[64:], 2, codec=1, base_timestamp=0, attributes=1, raw_length=1 << 31)
+    with Running(entry) as broker, Client(broker) as client, Client(broker) as subscriber:
+        client.open()
+        subscriber.subscribe()
+        bad = {
+            "a flipped bit": (_flip(good, 70), "batch-corrupt"),
+            "a cut batch": (good[:-1], "batch-corrupt"),
+            "less than a header": (good[:40], "batch-corrupt"),
+            "a raw length that lies": (lying, "batch-corrupt"),
+            "a raw length above the limit": (bomb, "batch-too-large"),
+        }
+        for number, (name, (batch, code)) in enumerate(bad.items()):
+            client.publish(batch, 10 + number)
+            error = client.expect_error(10 + number)
+            require(error.code == code, f"{name}: {code} was due, {error.code} came ({error.message})")
+        client.publish(good, 50)
+        client.expect(Opcode.PUBACK, 50)
+        require(subscriber.deliveries(2)[0][16:] == good[16:], "what was delivered is not the good batch")
+
+
+@check(SUITE)
+def answers_unknown_opcodes(entry: Entry) -> None:
+    """A request that nobody knows is answered with ERROR, and the connection goes on."""
+    with Running(entry) as broker, Client(broker) as client:
+        client.send(frame_header(200, 3, 41) + b"abc")
+        client.expect_error(41)
+        client.send(frame_header(201, 0))  # one-way: nothing to answer
+        client.ping()
+
+
+@check(SUITE)
+def survives_clients_that_vanish(entry: Entry) -> None:
+    """Half a frame and gone, a reset in the middle of deliveries: nobody else notices, nothing is kept of them."""
+    with Running(entry) as broker, Client(broker) as bystander:
+        bystander.open()
+        for _ in range(3):
+            half = Client(broker)
+            half.send(frame_header(Opcode.PUBLISH, 1000, 3, 1) + b"half")
+            half.reset()
+            gone = Client(broker)
+            gone.subscribe()
+            for number in range(20):
+                bystander.publish(batch_of(bytes(20_000), producer=1), 10 + number)
+            gone.reset()
+        bystander.connection.take_output()
+        _eventually(
+            lambda: len(broker.broker.sessions) == 1, "the broker still counts connections that are gone"
+        )
+        with Client(broker) as fresh:
+            fresh.ping()
+
+
+@check(SUITE)
+def hangs_up_on_the_silent(entry: Entry) -> None:
+    """A client that never completes HELLO is told so and hung up on; others wait as long as they like."""
+    options = Options(hello_timeout=100_000)
+    with (
+        Running(entry, options) as broker,
+        Client(broker) as bystander,
+        Client(broker, greet=False) as silent,
+    ):
+        silent.send(_PING[:10])
+        error = silent.expect_error()
+        require("HELLO" in error.message, f"the error does not say what was missing: {error.message}")
+        silent.expect_end()
+        bystander.ping()
+
+
+@check(SUITE)
+def bounds_slow_readers(entry: Entry) -> None:
+    """A subscriber that does not read is not written to without bound, whatever its credit, and loses nothing."""
+    size, count, most = 64 * 1024, 384, 12 << 20
+    with Running(entry) as broker, Client(broker) as publisher, Client(broker, receive_buffer=65_536) as slow:
+        publisher.open()
+        slow.subscribe()
+        for number in range(count):
+            batch = batch_of(number.to_bytes(4, "little") + bytes(size), producer=1)
+            publisher.publish(batch, 10 + number)
+        (cursor,) = broker.broker.topics[TOPIC].partitions[0].cursors
+        _settles(lambda: cursor.offset)
+        handed = cursor.offset * size
+        require(
+            handed < most,
+            f"{handed:,} of {size * count:,} bytes were handed to a client that reads none of them",
+        )
+        came = slow.deliveries(count)
+        numbers = [int.from_bytes(batch[64 + 9 : 64 + 13], "little") for batch in came]
+        require(numbers == list(range(count)), "once it read, it did not get everything in order")
+
+
+# ── its own life ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check(SUITE)
+def takes_a_turn_when_woken(entry: Entry) -> None:
+    """`Engine.wake`, called on any thread, brings a turn soon."""
+    with Running(entry) as broker:
+        _settles(lambda: broker.broker.turns)
+        before = broker.broker.turns
+        broker.broker.wake()
+        _eventually(lambda: broker.broker.turns > before, "no turn came", 0.5)
+
+
+@check(SUITE)
+def drains_when_stopped(entry: Entry) -> None:
+    """`stop`, on another thread, says DRAIN to every client, finishes what is under way, ends and frees the port."""
+    with Running(entry) as broker:
+        clients = [Client(broker) for _ in range(3)]
+        clients[0].open()
+        clients[0].subscribe()
+        clients[0].publish(batch_of(b"just before"), 0)
+        clients[0].deliveries(1)
+        began = time.monotonic()
+        broker.server.stop()
+        for client in clients:
+            client.expect(Opcode.DRAIN)
+            client.connection.send(Opcode.DRAIN)
+            client.flush()
+            client.expect_end()
+            client.close()
+        broker.thread.join(GRACE + PATIENCE)
+        require(not broker.thread.is_alive(), "run() did not return")
+        require(time.monotonic() - began < GRACE + PATIENCE, "it took longer than its grace")
+        with socket.create_server(("127.0.0.1", broker.port)):
+            pass
+
+
+@check(SUITE)
+def stops_in_spite_of_clients(entry: Entry) -> None:
+    """Clients that stay are hung up on when the grace is over; `stop` may be called twice, and after the end."""
+    with Running(entry) as broker:
+        client = Client(broker)
+        broker.server.stop()
+        broker.server.stop()
+        client.expect(Opcode.DRAIN)
+        client.expect_end()
+        client.close()
+        broker.thread.join(GRACE + PATIENCE)
+        require(not broker.thread.is_alive(), "run() did not return")
+        broker.server.stop()
+
+
+@check(SUITE)
+def says_that_the_port_is_taken(entry: Entry) -> None:
+    """A port in use is an OSError out of `run`."""
+    with Running(entry) as broker, Client(broker) as bystander:
+        try:
+            with Running(entry, port=broker.port):
+                raise Violation("two servers listen on one port")
+        except OSError:
+            pass
+        bystander.ping()
+
+
+def _eventually(condition: Callable[[], bool], complaint: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        require(time.monotonic() < deadline, complaint)
+        time.sleep(0.002)
+
+
+def _settles(value: Callable[[], int]) -> None:
+    """Waits until the value stays as it is for a moment."""
+    last, quiet = value(), 0
+    deadline = time.monotonic() + PATIENCE
+    while quiet < 10 and time.monotonic() < deadline:
+        time.sleep(0.005)
+        now = value()
+        last, quiet = now, quiet + 1 if now == last else 0

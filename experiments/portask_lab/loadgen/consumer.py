@@ -1,0 +1,236 @@
+"""What is received: parsed just far enough to time it and to prove it.
+
+Per read: one reading of the clock. Per batch: its CRC32C, its place in the log (offsets are dense), its
+sequence number. A broker may put neighbouring one-record batches into one; then each record is looked at.
+Nothing is copied but the frame that a read cut in two.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from struct import Struct
+from time import monotonic_ns
+
+from crc32c import crc32c
+
+from portask.errors import RemoteProtocolError
+from portask.wire import control
+from portask.wire.batches import BATCH_HEADER_SIZE
+from portask.wire.frames import HEADER_SIZE, Opcode, frame_header
+from portask_lab.loadgen import links
+from portask_lab.loadgen.messages import HEAD, overhead
+from portask_lab.workloads import WrongResult
+
+BUFFER = 1 << 20
+CREDIT_MESSAGES = 1 << 20
+CREDIT_BYTES = 64 << 20
+"""Credit of the subscription; what was used is given back when half of it is gone."""
+
+_BATCH = Struct("<QQIIBBHI")
+_CHANNEL = 1
+_DELTA = [1] * 24 + [2, 3, 5, 9, 0, 0, 0, 0]  # bytes of a CBOR integer by its low 5 bits; 0 for none
+
+
+class Consumer:
+    """One subscription. What is done with a message is the subclass's: `TimedConsumer`, `CountingConsumer`.
+
+    Args:
+        port: Of the broker.
+        topic: What to subscribe to.
+        count: Messages that a batch has when it is published.
+        size: Bytes a payload.
+        bare: Leaves out the handshake, for a relay.
+
+    Attributes:
+        batches: Batches received (as published, not as delivered).
+        messages: Messages received.
+        deliveries: How many messages each delivered batch had → how often.
+    """
+
+    def __init__(self, port: int, topic: str, count: int, size: int, *, bare: bool = False) -> None:
+        self.sock = links.dial(port)
+        self.batches = 0
+        self.messages = 0
+        self.deliveries: Counter[int] = Counter()
+        self._count = count
+        self._size = size
+        self._lead = overhead(size)
+        self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
+        self._held = 0
+        self._offset = -1
+        self._used_messages = self._used_bytes = 0
+        self._bare = bare
+        if not bare:
+            links.subscribe(self.sock, topic, _CHANNEL, CREDIT_MESSAGES, CREDIT_BYTES)
+        self.sock.setblocking(False)
+
+    def read(self) -> None:
+        """Reads once and takes in what is whole.
+
+        Raises:
+            WrongResult: something was lost, repeated, reordered or altered.
+            PortaskError: the broker complained or hung up.
+        """
+        held = self._held
+        got = self.sock.recv_into(self._view[held:])
+        now = monotonic_ns()
+        if not got:
+            raise RemoteProtocolError("the broker hung up on the consumer")
+        view = self._view
+        start, size = 0, held + got
+        while size - start >= HEADER_SIZE:
+            magic, _, opcode, _, length, _ = links.HEADER.unpack_from(view, start)
+            if magic != b"PORT":
+                raise WrongResult("the stream of deliveries is out of step: no frame where one should begin")
+            end = start + HEADER_SIZE + length
+            if end > size:
+                break
+            if opcode in {Opcode.DELIVER, Opcode.PUBLISH}:  # a relay gives back what was published
+                self._deliver(start + HEADER_SIZE, end, now)
+            elif opcode == Opcode.ERROR:
+                raise links.read_error(bytes(view[start + HEADER_SIZE : end]))
+            start = end
+        self._held = size - start
+        if start and self._held:
+            self._buffer[: self._held] = self._buffer[start:size]
+        if end_needed(view, self._held) > len(self._buffer):
+            self._grow(end_needed(view, self._held))
+        if self._used_messages > CREDIT_MESSAGES // 2 or self._used_bytes > CREDIT_BYTES // 2:
+            self._give_credit()
+
+    def _deliver(self, start: int, end: int, now: int) -> None:
+        view = self._view
+        while start < end:
+            base, _, length, check, _, _, _, count = _BATCH.unpack_from(view, start)
+            stop = start + length
+            if crc32c(view[start + 24 : stop]) != check:
+                raise WrongResult("a delivered batch does not match its checksum")
+            if self._offset < 0 or self._bare:
+                self._offset = base
+            skip = self._offset - base
+            if not 0 <= skip < count:
+                raise WrongResult(f"offset {self._offset} was due, {base} came: lost or reordered")
+            self._offset = base + count
+            self.deliveries[count] += 1
+            at = start + BATCH_HEADER_SIZE
+            if self._count > 1:
+                if count != self._count:
+                    raise WrongResult(f"a batch of {self._count} messages arrived with {count}")
+                self._take(at + self._lead, now)
+            elif count == 1:
+                self._take(stop - self._size, now)
+            else:
+                self._gathered(at, stop, count, skip, now)
+            self.messages += count - skip
+            self._used_messages += count
+            self._used_bytes += length
+            start = stop
+
+    def _take(self, at: int, now: int) -> None:
+        """A batch as it was published; ``at`` is where its first payload begins."""
+        raise NotImplementedError
+
+    def _gathered(self, at: int, stop: int, count: int, skip: int, now: int) -> None:
+        """One-record batches that the broker put together, but for the first ``skip``: those came before."""
+        step = self._lead - 1 + self._size
+        view = self._view
+        for number in range(count):
+            at += _DELTA[view[at + 1] & 0x1F] + step
+            if number >= skip:  # a stored batch may begin before the offset that was asked for
+                self._take(at - self._size, now)
+
+    def _grow(self, size: int) -> None:
+        grown = bytearray(size)
+        grown[: self._held] = self._buffer[: self._held]
+        self._buffer = grown
+        self._view = memoryview(grown)
+
+    def _give_credit(self) -> None:
+        body = control.encode(control.Credit(self._used_messages, self._used_bytes))
+        self._used_messages = self._used_bytes = 0
+        if not self._bare:
+            self.sock.send(frame_header(Opcode.CREDIT, len(body), 0, _CHANNEL) + body)
+
+    def close(self) -> None:
+        """Hangs up."""
+        self.sock.close()
+
+
+def end_needed(view: memoryview, held: int) -> int:
+    """Bytes of buffer that the frame at the front needs, as far as its header is there."""
+    if held < HEADER_SIZE:
+        return 0
+    length: int = links.HEADER.unpack_from(view, 0)[4]
+    return HEADER_SIZE + length
+
+
+class TimedConsumer(Consumer):
+    """Records when each batch of one publisher came.
+
+    Args:
+        expected: Batches that will come; room for their times is taken now.
+
+    Attributes:
+        latency: ns from the intended time to the arrival, by sequence number.
+        arrived: The moment of arrival, ``CLOCK_MONOTONIC`` ns.
+    """
+
+    def __init__(
+        self, port: int, topic: str, count: int, size: int, expected: int, *, bare: bool = False
+    ) -> None:
+        super().__init__(port, topic, count, size, bare=bare)
+        self.latency = array("q", bytes(8 * expected))
+        self.arrived = array("q", bytes(8 * expected))
+
+    def _take(self, at: int, now: int) -> None:
+        intended, sequence, _ = HEAD.unpack_from(self._view, at)
+        due = self.batches
+        if sequence != due:
+            raise WrongResult(f"message {due} was due, {sequence} came: lost, repeated or reordered")
+        self.batches = due + 1
+        self.latency[due] = now - intended
+        self.arrived[due] = now
+
+
+class CountingConsumer(Consumer):
+    """Counts and proves, as cheaply as can be, what comes from the rings of several publishers.
+
+    Args:
+        rings: How many batches each publisher's ring has: its sequence numbers start again after so many.
+    """
+
+    def __init__(self, port: int, topic: str, count: int, size: int, rings: Sequence[int]) -> None:
+        super().__init__(port, topic, count, size)
+        self.taken = [0] * len(rings)
+        """Batches by publisher."""
+        self._rings = rings
+        self._records = Struct(f"<{self._lead + 8}xII{size - HEAD.size}x")
+
+    def _take(self, at: int, now: int) -> None:
+        _, sequence, publisher = HEAD.unpack_from(self._view, at)
+        due = self.taken[publisher]
+        if sequence != due % self._rings[publisher]:
+            raise WrongResult(
+                f"batch {due} of publisher {publisher} was due, {sequence} came: lost, repeated or reordered"
+            )
+        self.taken[publisher] = due + 1
+        self.batches += 1
+
+    def _gathered(self, at: int, stop: int, count: int, skip: int, now: int) -> None:
+        """Several publishers' records take turns in it: each is looked at, in C where they are of one size."""
+        step = self._records.size
+        if stop - at != count * step:
+            super()._gathered(at, stop, count, skip, now)
+            return
+        taken, rings = self.taken, self._rings
+        for sequence, publisher in self._records.iter_unpack(self._view[at + skip * step : stop]):
+            due = taken[publisher]
+            if sequence != due % rings[publisher]:
+                raise WrongResult(
+                    f"batch {due} of publisher {publisher} was due, {sequence} came: lost, repeated or reordered"
+                )
+            taken[publisher] = due + 1
+        self.batches += count - skip

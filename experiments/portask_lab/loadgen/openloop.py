@@ -1,0 +1,238 @@
+"""Open loop: what is sent when depends on the schedule alone, never on the broker."""
+
+from __future__ import annotations
+
+import select
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from time import monotonic_ns
+
+import msgspec
+
+from portask_lab.loadgen.consumer import TimedConsumer
+from portask_lab.loadgen.latencies import percentile
+from portask_lab.loadgen.links import Publisher
+from portask_lab.loadgen.messages import Batches
+from portask_lab.workloads import WrongResult
+
+MARGIN_NS = 400_000
+"""How long before a send the generator stops sleeping: several times the usual delay of a wake-up."""
+WARM_UP = 0.2
+"""Share of the schedule that is discarded, by intended time. Fixed: nothing looks at it."""
+LATE_NS = 1_000_000
+"""A send that begins so much after its intended time is late."""
+LATE_SHARED_NS = 10_000_000
+"""The same where the generator may only sleep (CPU is measured then, what counts is the rate), and where it shares an
+event loop with the client under test, whose own delays these may be: they count as latency, as all do."""
+LATE_SHARE = 0.01
+"""More late sends than this void the run: the generator could not keep up."""
+REACHED = 0.99
+"""The least share of the due messages that must arrive within the window."""
+DRAIN_SECONDS = 5.0
+"""How long the last messages may take after the schedule's end. Then they are lost."""
+
+
+class Outcome(msgspec.Struct):
+    """What an open-loop run found; everything from the window after the warm-up.
+
+    Attributes:
+        rate: Messages a second that were due.
+        achieved: Messages a second that arrived.
+        latencies: ns, one a message.
+        lateness: ns from intended to actual send, one a batch.
+        sent: Messages sent in the whole run.
+        received: Messages received in the whole run.
+        backlog: Most messages under way at once within the window.
+        seconds: Length of the window.
+        deliveries: Messages in a delivered batch → how often.
+        invalid: Why the run must not count; empty when it may.
+    """
+
+    rate: float
+    achieved: float
+    latencies: array[int]
+    lateness: array[int]
+    sent: int
+    received: int
+    backlog: int
+    seconds: float
+    deliveries: dict[int, int]
+    invalid: str = ""
+
+    def microseconds(self, share: float) -> float:
+        """A percentile of the latency."""
+        return percentile(sorted(self.latencies), share) / 1000
+
+
+def judge(due: int, arrived: int, lateness: Sequence[int], limit: int = LATE_NS) -> str:
+    """Why a run is void, if it is.
+
+    Args:
+        due: Messages that were to arrive in the window.
+        arrived: Those that did.
+        lateness: ns from intended to actual send, one a send.
+        limit: ns beyond which a send is late.
+    """
+    if not due or not lateness:
+        return "nothing was due within the window: the run is too short for its rate"
+    if arrived < REACHED * due:
+        return f"only {arrived / due:.1%} of the intended rate arrived ({REACHED:.0%} wanted)"
+    late = sum(value > limit for value in lateness)
+    if late > LATE_SHARE * len(lateness):
+        share = late / len(lateness)
+        return (
+            f"the generator was late: {share:.1%} of its sends began over {limit / 1e6:g} ms after their time"
+        )
+    return ""
+
+
+def run(
+    publisher: Publisher,
+    consumer: TimedConsumer,
+    batches: Batches,
+    schedule: array[int],
+    *,
+    spin: bool = True,
+    window: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Sends one batch at each time of ``schedule`` and receives them all.
+
+    Args:
+        publisher: Opened, for the topic of ``consumer``.
+        consumer: Subscribed, with room for the whole schedule.
+        batches: What to send.
+        schedule: ns from the start, ascending; at least two.
+        spin: Spin while something is under way or due. Without, only sleep: for measuring CPU.
+        window: Called when the window begins and again when the schedule ends.
+
+    Raises:
+        WrongResult: something was lost, repeated, reordered or altered.
+        PortaskError: the broker refused something or hung up.
+    """
+    total = len(schedule)
+    first = next((number for number, at in enumerate(schedule) if at >= WARM_UP * schedule[-1]), 0)
+    lateness = array("q", bytes(8 * total))
+    waiter = _spinner(publisher, consumer) if spin else _sleeper(publisher, consumer)
+    frame, send = batches.frame, publisher.send
+    start = monotonic_ns() + 20_000_000
+    dues = array("q", (start + at for at in schedule))
+    dues.append(1 << 62)
+    number = backlog = 0
+    due = dues[0]
+    opened = False
+    while number < total:
+        now = monotonic_ns()
+        if now >= due:
+            if not opened and number >= first:
+                window()
+                opened = True
+                now = monotonic_ns()
+            while now >= due:
+                send(frame(number, due))
+                lateness[number] = now - due
+                number += 1
+                due = dues[number]
+                now = monotonic_ns()
+            if opened:
+                backlog = max(backlog, number - consumer.batches)
+        waiter(due if number < total else now, number > consumer.batches)
+    end = dues[total - 1] + (schedule[-1] - schedule[first]) // max(1, total - 1 - first)
+    while (now := monotonic_ns()) < end:
+        waiter(end, number > consumer.batches)
+    window()
+    _drain(publisher, consumer, waiter, total)
+    return _outcome(
+        consumer, batches, dues, lateness, first, end, backlog, LATE_NS if spin else LATE_SHARED_NS
+    )
+
+
+def _drain(
+    publisher: Publisher, consumer: TimedConsumer, waiter: Callable[[int, bool], None], total: int
+) -> None:
+    """Waits for what is under way, acks included."""
+    limit = monotonic_ns() + int(DRAIN_SECONDS * 1e9)
+    while consumer.batches < total or 0 < publisher.acked < total:
+        if monotonic_ns() > limit:
+            missing = total - consumer.batches
+            what = (
+                f"{missing} of {total} batches never arrived"
+                if missing
+                else "publishes were never acknowledged"
+            )
+            raise WrongResult(f"{what} within {DRAIN_SECONDS:g} s")
+        waiter(monotonic_ns() + 1_000_000, True)
+
+
+def _spinner(publisher: Publisher, consumer: TimedConsumer) -> Callable[[int, bool], None]:
+    """Takes what is there; sleeps only when nothing is under way and the next send is far."""
+    poller = select.poll()
+    poller.register(publisher.sock, select.POLLIN)
+    poller.register(consumer.sock, select.POLLIN)
+    poll, read, read_acks = poller.poll, consumer.read, publisher.read
+    consuming = consumer.sock.fileno()
+
+    def wait(until: int, under_way: bool) -> None:
+        if not under_way:
+            idle = until - monotonic_ns() - MARGIN_NS
+            if idle > 0:
+                time.sleep(idle / 1e9)
+        for fd, _ in poll(0):
+            if fd == consuming:
+                read()
+            else:
+                read_acks()
+        if publisher.blocked:
+            publisher.flush()
+
+    return wait
+
+
+def _sleeper(publisher: Publisher, consumer: TimedConsumer) -> Callable[[int, bool], None]:
+    """Sleeps until something comes or is due. select and not poll: its timeout is in µs, not in ms."""
+
+    def wait(until: int, under_way: bool) -> None:
+        pause = max(0, until - monotonic_ns()) / 1e9
+        readable, writable, _ = select.select(
+            (consumer.sock, publisher.sock), (publisher.sock,) if publisher.blocked else (), (), pause
+        )
+        if consumer.sock in readable:
+            consumer.read()
+        if publisher.sock in readable:
+            publisher.read()
+        if writable:
+            publisher.flush()
+
+    return wait
+
+
+def _outcome(  # noqa: PLR0917 - each is needed and named where it is called
+    consumer: TimedConsumer,
+    batches: Batches,
+    dues: array[int],
+    lateness: array[int],
+    first: int,
+    end: int,
+    backlog: int,
+    limit: int,
+) -> Outcome:
+    total = len(lateness)
+    begin = dues[first]
+    latency = consumer.latency
+    arrived = consumer.arrived
+    within = sum(begin <= at < end for at in arrived)
+    found = array("q", (taken - offset for taken in latency[first:total] for offset in batches.offsets))
+    seconds = (end - begin) / 1e9
+    late = lateness[first:]
+    return Outcome(
+        rate=(total - first) * batches.count / seconds,
+        achieved=within * batches.count / seconds,
+        latencies=found,
+        lateness=late,
+        sent=total * batches.count,
+        received=consumer.messages,
+        backlog=backlog * batches.count,
+        seconds=seconds,
+        deliveries=dict(sorted(consumer.deliveries.items())),
+        invalid=judge(total - first, within, late, limit),
+    )

@@ -1,0 +1,178 @@
+"""Over sockets: throughput, latency, CPU and connections of whole brokers, each a process of its own.
+
+The variants are servers; everything else of the broker is the reference. Two ways of driving them:
+
+* ``network.…``: the lab's lean load generator (`portask_lab.loadgen`). This is the broker's figure.
+* ``network.client_…``: the asyncio client, publisher and subscriber in one process. This is what a Python user
+  gets, and the rows ``peer/…`` are other products through their own Python clients.
+
+The rows ``floor/relay`` and ``floor/relay-spin`` are a TCP relay of two hops that does nothing, once asleep
+in epoll between messages as the brokers are, once spinning.
+
+This module only declares; the work is in `latency`, `throughput`, `cpu` and `connections`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from portask.registry import Entry
+from portask_lab.peers import PEERS
+from portask_lab.workloads import Metric, Params, Plan, Workload, Yardstick
+
+
+def _relay(name: str, target: str, summary: str) -> Yardstick:
+    return Yardstick("floor", Entry("server", name, f"portask_lab.loadgen.relay:{target}", summary))
+
+
+RELAYS = (
+    _relay("relay", "Sleeping", "a TCP relay in Python that sleeps in epoll"),
+    _relay("relay-spin", "Spinning", "a TCP relay in Python that never sleeps"),
+)
+
+_RATE = Metric("rate", "msg/s", "higher")
+_LATENCY = (
+    Metric("p50", "µs", "lower", 1),
+    Metric("p99", "µs", "lower", 1),
+    Metric("p999", "µs", "lower", 1),
+    Metric("achieved", "msg/s", "none"),
+    Metric("late", "µs", "none", 1),
+)
+_CPU = (
+    Metric("cpu", "%", "lower", 2),
+    Metric("idle", "%", "lower", 3),
+    Metric("machine", "%", "none", 1),
+    Metric("p50", "µs", "none"),
+    Metric("backlog", "messages", "none"),
+)
+_THROUGHPUT = (_RATE, Metric("bytes", "MB/s", "none", 1), Metric("broker", "% of a core", "none", 1))
+_CONNECTIONS = (
+    Metric("alive", "connections", "none"),
+    Metric("failed", "connections", "lower"),
+    Metric("connect", "conn/s", "higher"),
+    Metric("memory", "B/conn", "lower"),
+    Metric("kernel", "B/conn", "none"),
+    Metric("trip", "µs", "none"),
+)
+
+WORKLOADS: tuple[Workload, ...] = (
+    Workload("network.latency", "server", "Latency", "end-to-end latency, lean generator", _LATENCY, RELAYS),
+    Workload(
+        "network.client_latency",
+        "server",
+        "ClientLatency",
+        "end-to-end latency, Python clients",
+        _LATENCY,
+        PEERS,
+    ),
+    Workload("network.throughput", "server", "Saturated", "throughput, lean generator", _THROUGHPUT),
+    Workload(
+        "network.client_throughput",
+        "server",
+        "ClientSaturated",
+        "throughput, Python clients",
+        _THROUGHPUT,
+        PEERS,
+    ),
+    Workload("network.cpu", "server", "Cpu", "CPU of the broker, lean generator", _CPU),
+    Workload("network.client_cpu", "server", "ClientCpu", "CPU of the broker, Python clients", _CPU, PEERS),
+    Workload("network.connections", "server", "Connections", "connections held, all alive", _CONNECTIONS),
+)
+
+
+def _latency(rate: float, schedule: str = "constant") -> Params:
+    return {"rate": rate, "size": 64, "schedule": schedule}
+
+
+def _load(size: int, batch: int, publishers: int = 1, subscribers: int = 1) -> Params:
+    return {"size": size, "batch": batch, "publishers": publishers, "subscribers": subscribers}
+
+
+_FIFTY = {"rate": 50_000, "size": 100, "batch": 50}
+_SHAPES = ((1, 4), (4, 1), (4, 4))
+
+PLANS: tuple[Plan, ...] = (
+    Plan(
+        "latency",
+        "network.latency",
+        quick=(_latency(1_000),),
+        full=(_latency(1_000), _latency(1_000, "poisson")),
+        seconds=(0.7, 30.0),
+    ),
+    Plan(
+        "latency",
+        "network.latency",
+        quick=(_latency(10_000),),
+        full=(
+            *(_latency(rate, schedule) for rate in (10_000, 50_000) for schedule in ("constant", "poisson")),
+            {"rate": "80% of the most", "size": 64, "schedule": "constant"},
+        ),
+        seconds=(0.4, 20.0),
+        controlled=False,
+    ),
+    Plan(
+        "latency",
+        "network.client_latency",
+        quick=(_latency(1_000),),
+        full=(_latency(1_000), _latency(10_000)),
+        seconds=(0.6, 20.0),
+        controlled=False,
+    ),
+    Plan(
+        "throughput",
+        "network.throughput",
+        quick=(_load(100, 100),),
+        full=(
+            *(
+                _load(size, batch)
+                for size, batch in ((16, 1000), (100, 100), (1024, 64), (16_384, 8), (65_536, 4))
+            ),
+            *(_load(100, 100, publishers, subscribers) for publishers, subscribers in _SHAPES),
+        ),
+        seconds=(0.4, 10.0),
+    ),
+    Plan(
+        "throughput",
+        "network.throughput",
+        quick=(_load(100, 1),),
+        full=tuple(_load(size, 1) for size in (16, 100, 1024, 16_384, 65_536)),
+        seconds=(0.3, 10.0),
+        controlled=False,
+    ),
+    Plan(
+        "throughput",
+        "network.client_throughput",
+        quick=({"size": 100},),
+        full=({"size": 16}, {"size": 100}, {"size": 1024}),
+        seconds=(0.4, 10.0),
+        controlled=False,
+    ),
+    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(4.5, 40.0), controlled=False),
+    Plan("cpu", "network.client_cpu", quick=(_FIFTY,), seconds=(1.5, 40.0), controlled=False),
+    Plan(
+        "connections",
+        "network.connections",
+        quick=({"connections": 2_000, "hold": 2, "processes": 1},),
+        full=({"connections": 0, "hold": 60, "processes": 3},),
+        controlled=False,
+    ),
+)
+
+
+_MODULES = {
+    "Latency": "latency",
+    "ClientLatency": "latency",
+    "Saturated": "throughput",
+    "ClientSaturated": "throughput",
+    "Cpu": "cpu",
+    "ClientCpu": "cpu",
+    "Connections": "connections",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The workloads' classes, imported when they are first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
