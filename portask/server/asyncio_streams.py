@@ -5,9 +5,42 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from portask.server.driver import Driver, LoopServer
+from portask.contracts import Endpoint
+from portask.server.driver import Driver, Link, LoopServer
 
 _READ = 256 * 1024
+_HIGH = 256 * 1024
+
+
+class _StreamLink(Link):
+    """Notices when the peer does not read what is written to it, and when it does again.
+
+    The reading task cannot: a subscriber may never send another byte.
+    """
+
+    __slots__ = ("_driver", "_relief", "_writer")
+
+    def __init__(self, driver: Driver, writer: asyncio.StreamWriter, endpoint: Endpoint) -> None:
+        super().__init__(endpoint, cast("asyncio.Transport", writer.transport))
+        self._driver = driver
+        self._writer = writer
+        self._relief: asyncio.Task[None] | None = None
+
+    def depart(self) -> None:
+        """Writes what the turn left; too much of it unsent makes the endpoint congested."""
+        super().depart()
+        if self._relief is None and self.transport.get_write_buffer_size() > _HIGH:
+            self.endpoint.congested = True
+            self._relief = asyncio.get_running_loop().create_task(self._relieve())
+
+    async def _relieve(self) -> None:
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            return  # the reading task sees it too, and gives up what the connection had open
+        self._relief = None
+        self._driver.engine.uncongested(self.endpoint)
+        self._driver.arrived()
 
 
 class StreamsServer(LoopServer):
@@ -17,18 +50,12 @@ class StreamsServer(LoopServer):
         """Starts accepting."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            link = driver.connect(cast("asyncio.Transport", writer.transport))
-            endpoint = link.endpoint
+            transport = cast("asyncio.Transport", writer.transport)
+            link = driver.connect(transport, lambda endpoint, _: _StreamLink(driver, writer, endpoint))
             try:
                 while data := await reader.read(_READ):
-                    endpoint.receive(data)
+                    link.endpoint.receive(data)
                     driver.arrived()
-                    if writer.transport.get_write_buffer_size() > _READ:
-                        endpoint.congested = True
-                        await (
-                            writer.drain()
-                        )  # the peer does not read: neither do we read from it, until it does
-                        driver.engine.uncongested(endpoint)
             except ConnectionError:
                 pass  # the peer is gone; what it had open is given up below
             finally:

@@ -77,12 +77,14 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         engine.wake = self._wake
 
-    def connect(self, transport: asyncio.Transport) -> Link:
+    def connect(
+        self, transport: asyncio.Transport, make: Callable[[Endpoint, asyncio.Transport], Link] = Link
+    ) -> Link:
         """A link for a new connection. The engine may refuse it: then the next turn says so and closes."""
         peer = transport.get_extra_info("peername")
         name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
         endpoint = self.engine.connect(name, self.now())
-        link = self.links[endpoint] = Link(endpoint, transport)
+        link = self.links[endpoint] = make(endpoint, transport)
         self.arrived()
         return link
 

@@ -37,6 +37,7 @@ log = structlog.get_logger("portask.server")
 _IOV = 512  # buffers a sendmsg; the kernel's limit is 1024
 _HIGH = 1 << 20
 _LOW = 256 << 10
+_LEAST = 8 << 10
 
 
 def why_not() -> str | None:
@@ -47,10 +48,11 @@ def why_not() -> str | None:
 class _Peer:
     """One connection. ``unsent`` is what the kernel did not take yet."""
 
-    __slots__ = ("endpoint", "events", "sock", "unsent")
+    __slots__ = ("endpoint", "events", "expects", "sock", "unsent")
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         self.sock = sock
+        self.expects = _LEAST  # bytes to make room for: a large buffer costs more to allocate than a small read
         self.endpoint = endpoint
         self.unsent = bytearray()
         self.events = select.EPOLLIN
@@ -189,7 +191,7 @@ class EpollServer:
 
     def _read(self, peer: _Peer) -> memoryview | None:
         """Reads once. Returns the borrowed buffer if frames may point into it."""
-        buffer = self._pool.take(self._read_bytes)
+        buffer = self._pool.take(min(peer.expects, self._read_bytes))
         try:
             size = peer.sock.recv_into(buffer)
         except BlockingIOError:
@@ -199,6 +201,10 @@ class EpollServer:
         if not size:
             self._close(peer)
             return buffer
+        if size == len(buffer):
+            peer.expects = min(size * 4, self._read_bytes)
+        elif size < peer.expects // 8:
+            peer.expects = max(peer.expects // 2, _LEAST)
         peer.endpoint.receive(buffer[:size])
         return buffer
 
