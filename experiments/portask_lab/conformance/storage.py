@@ -1,365 +1,287 @@
-"""What every storage must do: keep every record, in order, at the offset it said, until it is told to forget it.
-
-A storage may complete later (a remote one, or one that gathers a turn's appends); `Store` waits for it. What it stores
-as one batch is its own affair: records are compared, decoded, not bytes.
-"""
+"""What every storage must do."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from inspect import signature
 
-from portask.contracts import COALESCE_WINDOW_US, EARLIEST, LATEST, Catalog, Durability
+from portask.contracts import COALESCE_WINDOW_US, EARLIEST, LATEST, Catalog, Durability, Storage
 from portask.errors import OffsetOutOfRange, StorageFull, UnknownPartition
-from portask.messages import TopicPartition
+from portask.messages import Message, TopicPartition
 from portask.registry import Entry
 from portask.wire import batches
-from portask_lab.conformance.storage_support import NOW, Store, batch, made
+from portask_lab.conformance.storage_support import BASE, KEY, batch_of, records, storage_of
 from portask_lab.conformance.suite import Check, NotApplicable, Violation, check, require
 
 SUITE: list[Check] = []
-_ONE, _TWO = TopicPartition("orders", 0), TopicPartition("orders", 1)
-
-
-def _expect(error: type[Exception], action: Callable[[], object]) -> Exception:
-    try:
-        action()
-    except error as raised:
-        return raised
-    raise Violation(f"{error.__name__} was due, nothing was raised")
 
 
 @check(SUITE)
-def declares_its_durability(entry: Entry) -> None:
-    """``durability`` is one of the named modes."""
-    with Store(entry) as store:
-        mode = store.storage.durability
-        require(isinstance(mode, Durability), f"it is {mode!r}")
+def it_says_what_an_ack_means(entry: Entry) -> None:
+    """It is a Storage, and declares one of the named durabilities."""
+    with storage_of(entry) as driver:
+        require(isinstance(driver.storage, Storage), "no Storage: a method is missing")
+        require(
+            isinstance(driver.storage.durability, Durability), f"durability is {driver.storage.durability!r}"
+        )
 
 
 @check(SUITE)
-def gives_dense_offsets(entry: Entry) -> None:
-    """Offsets of a partition run from 0 without gaps, whatever the batches' sizes; partitions do not share them."""
-    with Store(entry) as store:
-        due = 0
-        for count in (1, 1, 5, 1, 100, 1, 1, 1, 3):
-            base = store.append(_ONE, batch(due, count))
-            require(base == due, f"the append got offset {base}, {due} was next")
-            due += count
-        require(store.append(_TWO, batch(0, 2)) == 0, "another partition begins at 0 too")
-
-
-@check(SUITE)
-def reads_back_every_record(entry: Entry) -> None:
-    """Reading on from offset to offset gives every record as it was appended: payload, key, headers, timestamp."""
-    with Store(entry) as store:
-        numbers = _mixed(store, _ONE, 600)
-        require(store.records(_ONE) == [made(number) for number in range(numbers)], "the records differ")
-
-
-@check(SUITE)
-def reads_from_any_offset(entry: Entry) -> None:
-    """A read from any offset begins with the batch that contains it and goes on without a gap."""
-    with Store(entry) as store:
-        total = _mixed(store, _ONE, 120)
-        for offset in range(total):
-            found = store.read(_ONE, offset, 4096)
-            require(found, f"nothing was found at offset {offset} of {total}")
-            due = found[0].base_offset
+def offsets_are_dense_from_zero(entry: Entry) -> None:
+    """Each append gets the next offsets, a partition for itself, whatever the sizes of its batches."""
+    other = TopicPartition("conformance.storage", 1)
+    with storage_of(entry) as driver:
+        expected = 0
+        for size in (1, 1, 5, 1, 200, 1, 1):
+            batch = batch_of(*(b"%d" % index for index in range(size)))
             require(
-                due <= offset < due + found[0].count,
-                f"a read at {offset} begins with a batch of {due} to {due + found[0].count - 1}",
+                driver.append(batch) == expected, f"an append of {size} records did not get offset {expected}"
             )
-            for each in found:
-                require(each.base_offset == due, f"a gap before offset {each.base_offset}: {due} was due")
-                due += each.count
+            expected += size
+        require(driver.append(batch_of(b"x"), key=other) == 0, "another partition does not begin at 0")
+        require(driver.lookup(LATEST) == expected, "the next offset is not the number of records")
+        require(driver.lookup(EARLIEST) == 0, "the first offset is not 0")
 
 
 @check(SUITE)
-def reads_about_as_much_as_asked(entry: Entry) -> None:
-    """A read gives at least one batch, and stops near its limit."""
-    with Store(entry) as store:
-        for number in range(50):
-            store.append(_ONE, batch(number * 2, 2, size=1000))
-        require(len(store.read(_ONE, 0, 1)) == 1, "a limit of one byte gives one batch")
-        some = sum(len(each.data) for each in store.read(_ONE, 0, 20_000))
-        require(some < 20_000 + 70_000, f"a limit of 20,000 bytes gave {some:,}")
-        every = sum(each.count for each in store.read(_ONE, 0, 10_000_000))
-        require(every == 100, f"an ample limit gave {every} of 100 records")
+def what_went_in_comes_out(entry: Entry) -> None:
+    """Every record comes back in order with its payload, timestamp and offset, through checksums, from any offset."""
+    rng = random.Random(3)
+    with storage_of(entry) as driver:
+        sent: list[Message] = []
+        now = BASE
+        for _ in range(150):
+            count = rng.choice((1, 1, 1, 1, 7, 50))
+            stamp = BASE + rng.randrange(-(10**6), 10**6)
+            payloads = [rng.randbytes(rng.choice((0, 1, 64, 300))) for _ in range(count)]
+            now += rng.choice((0, 10, 1000, 400_000))
+            base = driver.append(batch_of(*payloads, timestamp=stamp), now)
+            require(base == len(sent), f"append {base} where {len(sent)} was due")
+            sent += [Message(payload, timestamp=stamp + 3 * index) for index, payload in enumerate(payloads)]
+        _same(driver.messages(), sent, 0)
+        for start in (1, 2, len(sent) // 2, len(sent) - 1):
+            _same(driver.messages(start), sent, start)
 
 
 @check(SUITE)
-def knows_its_bounds(entry: Entry) -> None:
-    """At the next offset there is nothing; beyond it and before the first, `OffsetOutOfRange` names both."""
-    with Store(entry) as store:
-        _expect(UnknownPartition, lambda: store.read(_ONE, 0, 100))
-        _expect(UnknownPartition, lambda: store.lookup(_ONE, EARLIEST))
-        store.append(_ONE, batch(0, 3))
-        require(store.read(_ONE, 3, 100) == [], "at the next offset there is nothing")
-        for offset in (4, 1 << 40):
-            error = _expect(OffsetOutOfRange, lambda offset=offset: store.read(_ONE, offset, 100))  # type: ignore[misc]
+def many_appends_at_once_complete_in_order(entry: Entry) -> None:
+    """Appends that do not wait for each other complete in their order and are all there."""
+    with storage_of(entry) as driver:
+        payloads = [b"message %d" % index for index in range(500)]
+        offsets = driver.append_all(
+            [batch_of(payload, timestamp=BASE + 11 * at) for at, payload in enumerate(payloads)]
+        )
+        require(offsets == list(range(500)), "completions came out of order, or offsets have holes")
+        require([m.payload for _, m in driver.messages()] == payloads, "records are missing or out of order")
+
+
+@check(SUITE)
+def the_bytes_are_those_that_came(entry: Entry) -> None:
+    """A batch of several records is stored verbatim but for the 16 bytes of the stamp, which say offset and time."""
+    with storage_of(entry) as driver:
+        batch = batch_of(*(b"record %d" % index for index in range(9)), producer=77, sequence=5, ttl=1234)
+        before = bytes(batch.data)
+        driver.append(batch_of(b"first"), BASE)
+        driver.append(batch, BASE + 50)
+        (stored,) = driver.read(1)
+        require(
+            bytes(stored)[batches.STAMP_SIZE :] == before[batches.STAMP_SIZE :], "the stored bytes differ"
+        )
+        require(batches.peek(stored) == (1, BASE + 50, 9, 1234), f"the stamp says {batches.peek(stored)}")
+
+
+@check(SUITE)
+def nothing_of_the_caller_is_kept(entry: Entry) -> None:
+    """The caller's buffer may be reused as soon as append returns, and what a read gave never changes."""
+    with storage_of(entry) as driver:
+        for payloads in ((b"alone",), tuple(b"%d" % index for index in range(30))):
+            buffer = bytearray(batch_of(*payloads).data)
+            batch = batches.parse(memoryview(buffer))
+            start = driver.lookup(LATEST) if payloads[0] != b"alone" else 0
+            done: list[int] = []
+            driver.storage.append(KEY, batch, BASE, lambda offset, _error, done=done: done.append(offset))  # type: ignore[misc]
+            buffer[64:] = bytes(len(buffer) - 64)
+            driver.flush()
+            got = driver.read(start)
+            snapshot = [bytes(data) for data in got]
             require(
-                isinstance(error, OffsetOutOfRange) and (error.first, error.next) == (0, 3),
-                f"it said {error!r}",
+                [m.payload for _, m in records(got)] == list(payloads),
+                "the record follows the caller's buffer",
             )
-        _expect(UnknownPartition, lambda: store.read(_TWO, 0, 100))
+            for index in range(50):
+                driver.append(batch_of(b"later %d" % index), BASE + index)
+            require(
+                [bytes(data) for data in got] == snapshot, "a batch that was read changed under its reader"
+            )
 
 
 @check(SUITE)
-def stamps_batches(entry: Entry) -> None:
-    """What is read is stamped with base offset and append time, and its checksum holds."""
-    with Store(entry) as store:
-        for number in range(5):
-            store.append(_ONE, batch(number * 2, 2), NOW + number * 2 * COALESCE_WINDOW_US)
-        found = store.read(_ONE, 0, 1 << 20)  # `Store.read` checks them
-        times = [each.append_time for each in found]
-        require(
-            times == [NOW + number * 2 * COALESCE_WINDOW_US for number in range(5)],
-            f"the append times are {times}",
-        )
+def a_read_keeps_to_its_limit(entry: Entry) -> None:
+    """A read gives whole batches, at least one, and not much more than its limit; at the end it gives none."""
+    with storage_of(entry) as driver:
+        for _ in range(40):
+            driver.append(batch_of(*(bytes(1000) for _ in range(5))))
+        require(len(driver.read(0, 1)) == 1, "a limit of 1 byte must still give one batch")
+        size = sum(len(data) for data in driver.read(0, 30_000))
+        require(5_000 <= size <= 40_000, f"a limit of 30,000 bytes gave {size:,}")
+        require(len(driver.read(200)) == 0, "a read at the next offset gave something")
+        first = records(driver.read(3))[0][0]
+        require(first <= 3, f"a read from offset 3 began at {first}")
 
 
 @check(SUITE)
-def copies_what_it_keeps(entry: Entry) -> None:
-    """The appended bytes are the caller's again when `append` returns: overwriting them changes nothing stored."""
-    with Store(entry) as store:
-        for number, count in enumerate((1, 4)):
-            source = bytearray(batch(number, count).data)
-            store.append(_ONE, batches.parse(source))
-            source[:] = bytes(len(source))
-        require(len(store.records(_ONE)) == 5, "records are missing")
-
-
-@check(SUITE)
-def leaves_buffers_alone(entry: Entry) -> None:
-    """Buffers that a read returned stay as they were through later appends and trims."""
-    with Store(entry) as store:
-        total = _mixed(store, _ONE, 100)
-        held = store.raw(_ONE, 0, 1 << 20)
-        copies = [bytes(each) for each in held]
-        for number in range(total, total + 200):
-            store.append(_ONE, batch(number, 1))
-        store.storage.trim(_ONE, before=total)
-        require([bytes(each) for each in held] == copies, "a buffer changed under its reader")
-
-
-@check(SUITE)
-def keeps_batches_of_producers(entry: Entry) -> None:
-    """Batches with a producer id keep their header: id, epoch and sequence; they are never joined with others."""
-    with Store(entry) as store:
-        for number in range(20):
-            store.append(_ONE, batch(number, 1, producer=7, epoch=2, sequence=100 + number))
-        found = store.read(_ONE, 0, 1 << 20)
-        headers = [(each.producer, each.epoch, each.sequence, each.count) for each in found]
-        require(headers == [(7, 2, 100 + number, 1) for number in range(20)], f"they became {headers}")
-
-
-@check(SUITE)
-def keeps_times_to_live(entry: Entry) -> None:
-    """Records keep their TTL, neighbours with another one do not share it, and what expired is still there to read."""
-    with Store(entry) as store:
-        lives = [0, 0, 50, 50, 50, 0, 1, 2, 2]
-        for number, life in enumerate(lives):
-            store.append(_ONE, batch(number, 1, ttl=life), NOW + number)
-        store.append(_ONE, batch(len(lives), 1), NOW + 3600 * 1_000_000)
-        found = [each.ttl for each in store.read(_ONE, 0, 1 << 20) for _ in range(each.count)]
-        require(found == [*lives, 0], f"of {[*lives, 0]} they became {found}")
-
-
-@check(SUITE)
-def leaves_compressed_batches(entry: Entry) -> None:
-    """Batches whose record area it cannot know (another codec, compressed) are kept as they are."""
-    with Store(entry) as store:
-        other = batches.build(b"\xc1\xc1\xc1", 1, codec=2, base_timestamp=5)
-        packed = batches.build(b"\x01\x02\x03", 1, codec=1, base_timestamp=5, attributes=1, raw_length=9)
-        for data in (other, packed, other):
-            store.append(_ONE, batches.parse(data))
-        found = [bytes(each.data)[16:] for each in store.read(_ONE, 0, 1 << 20)]
-        require(found == [other[16:], packed[16:], other[16:]], "a batch changed")
-
-
-@check(SUITE)
-def joins_at_most_a_second(entry: Entry) -> None:
-    """Lookups by time are never late, and early by no more than the coalescing window."""
-    with Store(entry) as store:
-        step = 150_000
-        for number in range(60):
-            store.append(_ONE, batch(number, 1), NOW + number * step)
-        for number in range(60):
-            when = NOW + number * step
-            for asked, first in ((when, number), (when - 1, number), (when + 1, number + 1)):
-                offset = store.lookup(_ONE, asked)
-                require(offset <= first, f"a lookup was late: offset {offset}, {first} was appended in time")
-                early = (first - offset) * step
-                require(early <= COALESCE_WINDOW_US, f"a lookup was {early:,} µs early")
-        require(
-            store.lookup(_ONE, NOW + 60 * step) == 60, "nothing was appended so late: the next offset is due"
-        )
-
-
-@check(SUITE)
-def finds_both_ends(entry: Entry) -> None:
-    """`EARLIEST` and `LATEST` are the first and the next offset, also after a trim; a time before all is the first."""
-    with Store(entry) as store:
-        total = _mixed(store, _ONE, 200)
-        require(store.lookup(_ONE, LATEST) == total, "LATEST is the next offset")
-        require(store.lookup(_ONE, EARLIEST) == 0 == store.lookup(_ONE, 0), "EARLIEST is the first")
-        store.storage.trim(_ONE, before=total // 2)
-        first = store.lookup(_ONE, EARLIEST)
-        require(first <= total // 2, f"offset {first} is first: more was forgotten than was asked for")
-        require(store.lookup(_ONE, 0) == first, "a time before everything is the first offset")
-
-
-@check(SUITE)
-def trims_from_the_front(entry: Entry) -> None:
-    """`trim` forgets whole batches that end in time, keeps the newest one, and never gives an offset twice."""
-    with Store(entry) as store:
-        store.storage.trim(_TWO, before=10)  # nothing is there: nothing happens
-        for number in range(10):
-            store.append(_ONE, batch(number * 5, 5))
-        store.storage.trim(_ONE, before=22)
-        first = store.lookup(_ONE, EARLIEST)
-        require(first == 20, f"batches of 5 up to offset 22: the first is 20 then, not {first}")
-        error = _expect(OffsetOutOfRange, lambda: store.read(_ONE, 19, 100))
-        require(
-            isinstance(error, OffsetOutOfRange) and (error.first, error.next) == (20, 50),
-            f"it said {error!r}",
-        )
-        require(store.records(_ONE, 20) == [made(number) for number in range(20, 50)], "the rest changed")
-        store.storage.trim(_ONE, before=1 << 40)
-        first = store.lookup(_ONE, EARLIEST)
-        require(first < 50, "the newest batch was forgotten: so is the next offset")
-        require(store.append(_ONE, batch(50, 1)) == 50, "offsets go on where they were")
-
-
-@check(SUITE)
-def trims_by_size(entry: Entry) -> None:
-    """`trim` with ``max_bytes`` leaves about so much of the newest."""
-    with Store(entry) as store:
-        for number in range(100):
-            store.append(_ONE, batch(number * 2, 2, size=1000))
-        store.storage.trim(_ONE, max_bytes=50_000)
-        first = store.lookup(_ONE, EARLIEST)
-        require(100 <= first <= 190, f"of 200 records in 200 kB those from {first} on are left")
-        store.storage.trim(_ONE, max_bytes=0)
-        require(store.lookup(_ONE, EARLIEST) < 200, "the newest batch always stays")
-
-
-@check(SUITE)
-def flushes(entry: Entry) -> None:
-    """`flush` completes, on a new storage and after appends."""
-    with Store(entry) as store:
-        store.flush()
-        _mixed(store, _ONE, 20)
-        store.flush()
-
-
-@check(SUITE)
-def completes_a_turn_in_order(entry: Entry) -> None:
-    """Several appends before one commit complete in order, each once, with the offsets that one by one would get."""
-    with Store(entry) as store:
-        bases = store.append_together(
-            [(_ONE, batch(0, 1)), (_TWO, batch(0, 3)), (_ONE, batch(1, 2)), (_ONE, batch(3, 1))]
-        )
-        require(bases == [0, 0, 1, 3], f"the offsets are {bases}")
-        require(store.records(_ONE) == [made(number) for number in range(4)], "the records differ")
-        require(store.records(_TWO) == [made(number) for number in range(3)], "the records differ")
-
-
-@check(SUITE)
-def says_what_it_holds(entry: Entry) -> None:
-    """A `Catalog` lists every partition, and its sizes grow and shrink with what is stored."""
-    with Store(entry) as store:
-        catalog = store.storage
-        if not isinstance(catalog, Catalog):
-            raise NotApplicable("it is no Catalog")
-        require(list(catalog.partitions()) == [] and catalog.size(_ONE) == 0, "a new one holds nothing")
-        for number in range(50):
-            store.append(_ONE, batch(number * 2, 2, size=500))
-        store.append(_TWO, batch(0, 1))
-        require(sorted(catalog.partitions()) == [_ONE, _TWO], f"it lists {list(catalog.partitions())}")
-        before = catalog.size(_ONE)
-        require(50_000 <= before <= 200_000, f"50 kB of payload are {before:,} bytes")
-        catalog.trim(_ONE, before=80)
-        require(
-            catalog.size(_ONE) < before // 2,
-            f"after a trim to a fifth it says {catalog.size(_ONE):,} of {before:,}",
-        )
-
-
-@check(SUITE)
-def refuses_when_full(entry: Entry) -> None:
-    """Above ``max_bytes`` appends get `StorageFull`; nothing is lost, reading goes on, a trim makes room."""
-    with Store(entry, max_bytes=100_000) as store:
-        if not store.limited:
-            raise NotApplicable("it has no option max_bytes")
-        kept = 0
+def offsets_out_of_range_say_what_there_is(entry: Entry) -> None:
+    """Before the first and beyond the next offset is OffsetOutOfRange with both; an unknown partition says so."""
+    with storage_of(entry) as driver:
+        for _ in range(10):
+            driver.append(batch_of(b"a", b"b", b"c"))
         try:
-            while kept < 400:
-                store.append(_ONE, batch(kept, 2, size=500))
-                kept += 2
+            driver.read(31)
+        except OffsetOutOfRange as error:
+            require((error.first, error.next) == (0, 30), f"the error carries {error.first} and {error.next}")
+        else:
+            raise Violation("a read beyond the next offset gave no error")
+        for call in (
+            lambda: driver.read(0, key=TopicPartition("nowhere", 0)),
+            lambda: driver.lookup(LATEST, TopicPartition("nowhere", 0)),
+        ):
+            try:
+                call()
+            except UnknownPartition:
+                continue
+            raise Violation("an unknown partition gave no UnknownPartition")
+
+
+@check(SUITE)
+def trimming_forgets_whole_batches_from_the_front(entry: Entry) -> None:
+    """A trim keeps every record from its offset on, moves the first offset, and leaves all offsets as they were."""
+    with storage_of(entry) as driver:
+        sent = [b"%05d" % index for index in range(600)]
+        for start in range(0, 600, 6):
+            driver.append(batch_of(*sent[start : start + 6]), BASE + start)
+        driver.storage.trim(KEY, before=301)
+        first = driver.lookup(EARLIEST)
+        require(first <= 301, f"a trim before 301 forgot offset {first - 1}")
+        require(
+            [m.payload for _, m in driver.messages(first)] == sent[first:], "records after the trim differ"
+        )
+        if first:
+            try:
+                driver.read(first - 1)
+            except OffsetOutOfRange as error:
+                require(error.first == first, "the error does not say where the log begins now")
+            else:
+                raise Violation("a forgotten offset could be read")
+        require(driver.append(batch_of(b"next")) == 600, "a trim changed the next offset")
+        driver.storage.trim(KEY, before=10**9)
+        require(driver.lookup(LATEST) == 601, "trimming everything forgot the next offset")
+        driver.storage.trim(TopicPartition("nowhere", 0), before=5)
+
+
+@check(SUITE)
+def trimming_by_size_keeps_the_newest(entry: Entry) -> None:
+    """A trim to so many bytes forgets the oldest and keeps the newest batch whatever its size."""
+    with storage_of(entry) as driver:
+        for index in range(100):
+            driver.append(batch_of(*(b"%04d" % index + bytes(996) for _ in range(10))))
+        driver.storage.trim(KEY, max_bytes=200_000)
+        first = driver.lookup(EARLIEST)
+        rest = driver.messages(first)
+        require(rest[-1][0] == 999 and len(rest) == 1000 - first, "the newest records are not all there")
+        if isinstance(driver.storage, Catalog):
+            size = driver.storage.size(KEY)
+            require(size <= 1_300_000, f"{size:,} bytes are left of a trim to 200,000")
+
+
+@check(SUITE)
+def times_are_found_and_never_late(entry: Entry) -> None:
+    """A time lookup gives the first record appended then or later, at most the coalescing window early."""
+    with storage_of(entry) as driver:
+        times = [BASE + index * 300_000 for index in range(30)]
+        for index, now in enumerate(times):
+            driver.append(batch_of(b"%d" % index, timestamp=now), now)
+        for when in (BASE - 5, BASE, BASE + 1, times[7], times[7] + 1, times[29]):
+            exact = next(index for index, now in enumerate(times) if now >= when)
+            found = driver.lookup(when)
+            require(
+                found <= exact, f"a lookup answered offset {found}, later than {exact}: records would be lost"
+            )
+            early = times[exact] - times[found]
+            require(early <= COALESCE_WINDOW_US, f"a lookup answered {early} µs early")
+        require(
+            driver.lookup(times[29] + COALESCE_WINDOW_US) in {29, 30},
+            "a time after all records is not the end",
+        )
+
+
+@check(SUITE)
+def batches_with_producer_or_ttl_stay_apart(entry: Entry) -> None:
+    """Batches that carry a producer id or another TTL are never merged into a neighbour."""
+    with storage_of(entry) as driver:
+        driver.append_all(
+            [
+                batch_of(b"a", producer=9, sequence=1),
+                batch_of(b"b", producer=9, sequence=2),
+                batch_of(b"c", ttl=5),
+                batch_of(b"d"),
+            ]
+        )
+        found = [batches.parse(data) for data in driver.read(0)]
+        seen = [(batch.producer, batch.sequence, batch.ttl, batch.count) for batch in found]
+        require(seen == [(9, 1, 0, 1), (9, 2, 0, 1), (0, 0, 5, 1), (0, 0, 0, 1)], f"stored as {seen}")
+
+
+@check(SUITE)
+def full_is_an_error_and_reading_goes_on(entry: Entry) -> None:
+    """At max_bytes appends fail with StorageFull, nothing is dropped silently, and a trim makes room again."""
+    if "max_bytes" not in signature(entry.load()).parameters:
+        raise NotApplicable("it has no option max_bytes")
+    with storage_of(entry, max_bytes=200_000) as driver:
+        stored = 0
+        try:
+            for _ in range(400):
+                driver.append(batch_of(bytes(4000)))
+                stored += 1
         except StorageFull:
             pass
-        require(50 < kept < 400, f"{kept} records of 500 bytes fitted in 100,000 bytes")
-        require(store.lookup(_ONE, LATEST) == kept, "a refused append moved the next offset")
-        require(len(store.records(_ONE)) == kept, "what was there cannot be read any more")
-        store.storage.trim(_ONE, before=kept // 2)
-        require(store.append(_ONE, batch(kept, 2, size=500)) == kept, "a trim did not make room")
+        else:
+            raise Violation("1.6 MB went into 200,000 bytes without an error")
+        require(stored >= 20, f"only {stored} batches of 4 kB fit in 200,000 bytes")
+        require(len(driver.messages()) == stored, "what was acknowledged is not all there")
+        driver.storage.trim(KEY, before=stored // 2)
+        require(
+            driver.append(batch_of(b"again")) == stored,
+            "after a trim there is still no room, or an offset is lost",
+        )
 
 
 @check(SUITE)
-def holds_many_partitions(entry: Entry) -> None:
-    """Five hundred partitions, their records apart."""
-    with Store(entry) as store:
-        keys = [TopicPartition(f"topic-{number // 10}", number % 10) for number in range(500)]
-        for turn in range(2):
-            for number, key in enumerate(keys):
-                require(store.append(key, batch(number, 1)) == turn, f"{key} gave another offset than {turn}")
-        for number, key in enumerate(keys):
-            require(store.records(key) == [made(number)] * 2, f"{key} holds records of another")
+def it_lists_what_it_holds(entry: Entry) -> None:
+    """A storage with a catalog names every partition with an append behind it, and their sizes."""
+    with storage_of(entry) as driver:
+        if not isinstance(driver.storage, Catalog):
+            raise NotApplicable("it has no catalog")
+        keys = {
+            TopicPartition("a.b", 0),
+            TopicPartition("a.b", 3),
+            TopicPartition("a_b", 0),
+            TopicPartition("x", 11),
+        }
+        for key in keys:
+            driver.append(batch_of(b"x" * 100), key=key)
+        driver.flush()
+        require(set(driver.storage.partitions()) == keys, f"it lists {set(driver.storage.partitions())}")
+        require(all(driver.storage.size(key) >= 100 for key in keys), "a size is smaller than what is stored")
+        require(driver.storage.size(TopicPartition("nowhere", 0)) == 0, "an unknown partition has a size")
 
 
-@check(SUITE)
-def agrees_with_a_list(entry: Entry) -> None:
-    """Through random appends, reads, look-ups and trims, it says what a plain list would."""
-    chance = random.Random(11)
-    with Store(entry) as store:
-        kept, now = 0, NOW
-        for _ in range(400):
-            action = chance.random()
-            now += chance.choice((0, 10, 100_000, 2_000_000))
-            if action < 0.6 or not kept:
-                count = chance.choice((1, 1, 1, 1, 2, 7))
-                base = store.append(_ONE, batch(kept, count, ttl=chance.choice((0, 0, 0, 9))), now)
-                require(base == kept, f"offset {base} instead of {kept}")
-                kept += count
-            elif action < 0.9:
-                first = store.lookup(_ONE, EARLIEST)
-                offset = chance.randrange(first, kept + 1)
-                limit = chance.choice((1, 500, 100_000))
-                got = store.records(_ONE, offset, limit)
-                require(
-                    got == [made(number) for number in range(offset, kept)],
-                    f"records differ from offset {offset} on",
-                )
-            else:
-                before = chance.randrange(kept + 1)
-                first = store.lookup(_ONE, EARLIEST)
-                store.storage.trim(_ONE, before=before)
-                now_first = store.lookup(_ONE, EARLIEST)
-                require(
-                    first <= now_first <= max(first, before),
-                    f"trim to {before} moved the first offset from {first} to {now_first}",
-                )
-
-
-def _mixed(store: Store, key: TopicPartition, least: int) -> int:
-    """Appends batches of mixed sizes, single ones mostly; returns how many records there are."""
-    chance = random.Random(5)
-    total, now = 0, NOW
-    while total < least:
-        count = chance.choice((1, 1, 1, 1, 1, 3, 10))
-        now += chance.choice((0, 50, 400_000))
-        store.append(key, batch(total, count), now)
-        total += count
-    return total
+def _same(got: list[tuple[int, Message]], sent: list[Message], start: int) -> None:
+    offsets = [offset for offset, _ in got]
+    require(offsets == list(range(start, len(sent))), f"offsets from {start} on have holes or come twice")
+    for offset, message in got:
+        want = sent[offset]
+        require(message.payload == want.payload, f"the payload of offset {offset} differs")
+        require(
+            message.timestamp == want.timestamp,
+            f"offset {offset}: timestamp {message.timestamp}, not {want.timestamp}",
+        )

@@ -1,179 +1,147 @@
-"""A storage under test, as if it completed at once; and records that can be told apart."""
+"""Drives any storage, whether it completes at once or later, as if it completed at once."""
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import cache
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
 
-from portask import registry
-from portask.contracts import Closeable, Codec, Deferred, Gathering, Storage
+from portask.contracts import Closeable, Deferred, Gathering, Storage
 from portask.errors import PortaskError
 from portask.messages import Buffer, Message, RecordBatch, TopicPartition
+from portask.reference.codec import Cbor2Codec
 from portask.registry import Entry
 from portask.wire import batches
-from portask.wire.compression import decompress
-from portask_lab.conformance.suite import require
+from portask_lab.conformance.suite import Violation
 
-NOW = 1_700_000_000_000_000
-_PATIENCE = 5.0
-
-
-@cache
-def _codec() -> Codec:
-    made: Codec = registry.get("codec", registry.REFERENCE_NAMES["codec"]).make()
-    return made
+PATIENCE = 10.0
+"""Seconds that a storage may take for one call before the check gives up."""
+BASE = 1_700_000_000_000_000
+"""µs: when the checks' clock begins."""
+KEY = TopicPartition("conformance.storage", 0)
+CODEC = Cbor2Codec()
 
 
-def made(number: int, size: int = 0) -> Message:
-    """Record ``number``: some with a key, some with headers, all different."""
-    payload = b"record %d " % number + bytes(max(0, size - 12))
-    key = b"key %d" % (number % 7) if number % 3 == 0 else None
-    headers = {"n": str(number)} if number % 4 == 0 else None
-    return Message(payload, key, headers, NOW - 5_000_000 + number * 1000)
+class Driver:
+    """One storage under test."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def append(self, batch: RecordBatch, now: int = BASE, key: TopicPartition = KEY) -> int:
+        """The base offset; raises the storage's error."""
+        return int(self._wait(lambda done: self.storage.append(key, batch, now, done)))
+
+    def append_all(
+        self, found: Sequence[RecordBatch], now: int = BASE, key: TopicPartition = KEY
+    ) -> list[int]:
+        """Appends without waiting in between; base offsets in the order in which they completed."""
+        offsets: list[int] = []
+        failed: list[PortaskError] = []
+
+        def done(offset: int, error: PortaskError | None) -> None:
+            if error is None:
+                offsets.append(offset)
+            else:
+                failed.append(error)
+
+        for batch in found:
+            self.storage.append(key, batch, now, done)
+        self._pump(lambda: len(offsets) + len(failed) == len(found))
+        if failed:
+            raise failed[0]
+        return offsets
+
+    def read(self, offset: int, limit: int = 1 << 30, key: TopicPartition = KEY) -> Sequence[Buffer]:
+        """The batches; raises the storage's error."""
+        found: Sequence[Buffer] = self._wait(lambda done: self.storage.read(key, offset, limit, done))
+        return found
+
+    def lookup(self, when: int, key: TopicPartition = KEY) -> int:
+        """The offset; raises the storage's error."""
+        return int(self._wait(lambda done: self.storage.lookup(key, when, done)))
+
+    def flush(self) -> None:
+        """Returns once everything appended is as durable as declared."""
+        self._wait(lambda done: self.storage.flush(lambda error: done(None, error)))
+
+    def messages(self, offset: int = 0, key: TopicPartition = KEY) -> list[tuple[int, Message]]:
+        """Every record from ``offset`` on with its offset, read in as many steps as it takes."""
+        found: list[tuple[int, Message]] = []
+        end = self.lookup(-1, key)
+        while offset < end:
+            got = records(self.read(offset, 100_000, key))
+            fresh = [(at, message) for at, message in got if at >= offset]
+            if not fresh:
+                raise Violation(f"a read from offset {offset} of {end} gave nothing new")
+            found += fresh
+            offset = fresh[-1][0] + 1
+        return found
+
+    def _wait(self, call: Callable[[Callable[[Any, PortaskError | None], None]], None]) -> Any:
+        outcome: list[tuple[Any, PortaskError | None]] = []
+        call(lambda result, error: outcome.append((result, error)))
+        self._pump(lambda: bool(outcome))
+        if len(outcome) != 1:
+            raise Violation(f"done was called {len(outcome)} times for one call")
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result
+
+    def _pump(self, finished: Callable[[], bool]) -> None:
+        storage = self.storage
+        deadline = time.monotonic() + PATIENCE
+        while not finished():
+            if isinstance(storage, Gathering):
+                storage.commit()
+            if isinstance(storage, Deferred):
+                storage.poll()
+            if finished():
+                return
+            if not isinstance(storage, Deferred):
+                raise Violation(
+                    "done was not called, and the storage is not Deferred: nothing will ever call it"
+                )
+            if time.monotonic() > deadline:
+                raise Violation(f"done was not called within {PATIENCE:g} s")
+            time.sleep(0.0005)
 
 
-def batch(
-    first: int,
-    count: int,
-    *,
-    size: int = 0,
-    ttl: int = 0,
-    producer: int = 0,
-    epoch: int = 0,
-    sequence: int = 0,
+@contextmanager
+def storage_of(entry: Entry, **options: Any) -> Iterator[Driver]:
+    """A fresh storage of the variant; one that keeps files gets a temporary folder. Closed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="portask-conform-") as folder:
+        if "path" in signature(entry.load()).parameters:
+            options = {"path": f"{folder}/data", **options}
+        storage = entry.make(**options)
+        try:
+            yield Driver(storage)
+        finally:
+            if isinstance(storage, Closeable):
+                storage.close()
+
+
+def batch_of(
+    *payloads: bytes, timestamp: int = BASE, ttl: int = 0, producer: int = 0, sequence: int = 0
 ) -> RecordBatch:
-    """The records ``first`` to ``first + count - 1`` as a producer would send them."""
-    messages = [made(number, size) for number in range(first, first + count)]
-    base = messages[0].timestamp
+    """A checked batch of these payloads, 3 µs apart."""
+    found = [Message(payload, timestamp=timestamp + 3 * index) for index, payload in enumerate(payloads)]
+    body = CODEC.encode(found, timestamp)
     data = batches.build(
-        _codec().encode(messages, base),
-        count,
-        codec=_codec().wire_id,
-        base_timestamp=base,
-        ttl=ttl,
-        producer=producer,
-        epoch=epoch,
-        sequence=sequence,
+        body, len(found), codec=1, base_timestamp=timestamp, ttl=ttl, producer=producer, sequence=sequence
     )
     return batches.parse(data)
 
 
-class Store:
-    """Makes the storage, in a folder of its own if it wants a ``path``; waits for its callbacks; closes it.
-
-    A `Gathering` one is told to commit, a `Deferred` one is polled.
-
-    Attributes:
-        storage: The one under test.
-        limited: Whether it took ``max_bytes``.
-    """
-
-    def __init__(self, entry: Entry, max_bytes: int | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="portask-conformance-")
-        wanted = inspect.signature(entry.load()).parameters
-        self.limited = max_bytes is not None and "max_bytes" in wanted
-        options: dict[str, Any] = {"max_bytes": max_bytes} if self.limited else {}
-        if "path" in wanted:
-            options["path"] = self._folder.name
-        self.storage: Storage = entry.make(**options)
-
-    def append(self, key: TopicPartition, data: RecordBatch, now: int = NOW) -> int:
-        """The base offset.
-
-        Raises:
-            PortaskError: what the storage said instead.
-        """
-        offset: int = self._ask(lambda done: self.storage.append(key, data, now, done))
-        return offset
-
-    def append_together(self, appends: Sequence[tuple[TopicPartition, RecordBatch]]) -> list[int]:
-        """The base offsets of appends that share a turn; each partition's must complete in order."""
-        completed: dict[TopicPartition, list[int]] = {}
-
-        def ask(done: Callable[[Any, PortaskError | None], None]) -> None:
-            bases: list[int] = [-1] * len(appends)
-
-            def complete(place: int) -> Callable[[int, PortaskError | None], None]:
-                def appended(base: int, error: PortaskError | None) -> None:
-                    order = completed.setdefault(appends[place][0], [])
-                    require(bases[place] < 0, "a callback was called twice")
-                    require(
-                        not order or order[-1] < place, "the appends of a partition did not complete in order"
-                    )
-                    order.append(place)
-                    bases[place] = base
-                    if error is not None or min(bases) >= 0:
-                        done(bases, error)
-
-                return appended
-
-            for place, (key, data) in enumerate(appends):
-                self.storage.append(key, data, NOW, complete(place))
-
-        found: list[int] = self._ask(ask)
-        return found
-
-    def raw(self, key: TopicPartition, offset: int, limit: int) -> Sequence[Buffer]:
-        """What a read gives."""
-        found: Sequence[Buffer] = self._ask(lambda done: self.storage.read(key, offset, limit, done))
-        return found
-
-    def read(self, key: TopicPartition, offset: int, limit: int) -> list[RecordBatch]:
-        """What a read gives, checked."""
-        return [batches.parse(data) for data in self.raw(key, offset, limit)]
-
-    def records(self, key: TopicPartition, offset: int = 0, limit: int = 100_000) -> list[Message]:
-        """Every record from ``offset`` on, in as many reads as it takes."""
-        found: list[Message] = []
-        while batches_read := self.read(key, offset, limit):
-            for each in batches_read:
-                require(
-                    each.base_offset <= offset,
-                    f"offset {offset} was due, a batch begins at {each.base_offset}",
-                )
-                body = decompress(each.attributes, each.body, each.raw_length)
-                messages = _codec().decode(body, each.count, each.base_timestamp)
-                found += messages[offset - each.base_offset :]
-                offset = each.base_offset + each.count
-        return found
-
-    def lookup(self, key: TopicPartition, when: int) -> int:
-        """The offset."""
-        offset: int = self._ask(lambda done: self.storage.lookup(key, when, done))
-        return offset
-
-    def flush(self) -> None:
-        """Waits for it."""
-        self._ask(lambda done: self.storage.flush(lambda error: done(None, error)))
-
-    def _ask(self, ask: Callable[[Callable[[Any, PortaskError | None], None]], None]) -> Any:
-        answers: list[tuple[Any, PortaskError | None]] = []
-        ask(lambda value, error: answers.append((value, error)))
-        deadline = time.monotonic() + _PATIENCE
-        if isinstance(self.storage, Gathering):
-            self.storage.commit()
-        while not answers:
-            require(isinstance(self.storage, Deferred), "the callback was not called, and it is not Deferred")
-            require(time.monotonic() < deadline, f"the callback was not called within {_PATIENCE:g} s")
-            if isinstance(self.storage, Deferred) and not self.storage.poll():
-                time.sleep(0.0005)
-        require(len(answers) == 1, f"the callback was called {len(answers)} times")
-        value, error = answers[0]
-        if error is not None:
-            raise error
-        return value
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(self.storage, Closeable):
-            self.storage.close()
-        self._folder.cleanup()
+def records(found: Sequence[Buffer]) -> list[tuple[int, Message]]:
+    """Every record of stored batches with its offset. Checks each batch's checksum on the way."""
+    out: list[tuple[int, Message]] = []
+    for data in found:
+        batch = batches.parse(data)
+        decoded = CODEC.decode(batch.body, batch.count, batch.base_timestamp)
+        out += [(batch.base_offset + index, message) for index, message in enumerate(decoded)]
+    return out
