@@ -52,7 +52,7 @@ class _Peer:
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         self.sock = sock
-        self.expects = _LEAST  # bytes to make room for: a large buffer costs more to allocate than a small read
+        self.expects = _LEAST  # bytes to make room for: allocating more costs more than reading
         self.endpoint = endpoint
         self.unsent = bytearray()
         self.events = select.EPOLLIN
