@@ -128,7 +128,7 @@ SUITES = {
             "throughput",
             "Network throughput",
             "How many messages a second go from client to client?",
-            36,
+            28,
             1200,
             (2, 5),
         ),
@@ -136,7 +136,7 @@ SUITES = {
             "latency",
             "End-to-end latency",
             "How long does a message take, under which load?",
-            40,
+            38,
             1800,
             (2, 5),
         ),
@@ -144,12 +144,12 @@ SUITES = {
             "connections",
             "Connections",
             "How many clients can be connected, all alive?",
-            14,
+            13,
             600,
             (1, 3),
             timed=False,
         ),
-        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 22, 900, (1, 5)),
+        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 33, 900, (1, 5)),
     )
 }
 

@@ -10,6 +10,7 @@ from portask.errors import OffsetOutOfRange, StorageFull, UnknownPartition
 from portask.messages import Message, TopicPartition
 from portask.registry import Entry
 from portask.wire import batches
+from portask_lab.conformance.storage_records import MORE
 from portask_lab.conformance.storage_support import BASE, KEY, batch_of, records, storage_of
 from portask_lab.conformance.suite import Check, NotApplicable, Violation, check, require
 
@@ -285,3 +286,6 @@ def _same(got: list[tuple[int, Message]], sent: list[Message], start: int) -> No
             message.timestamp == want.timestamp,
             f"offset {offset}: timestamp {message.timestamp}, not {want.timestamp}",
         )
+
+
+SUITE += MORE
