@@ -86,7 +86,7 @@ def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     real = importlib.metadata.entry_points
     monkeypatch.setattr(
-        registry, "entry_points", lambda group: [*real(group=group), Point(False), Point(True)]
+        importlib.metadata, "entry_points", lambda group: [*real(group=group), Point(False), Point(True)]
     )
     registry.refresh()
     yield
