@@ -46,6 +46,7 @@ class Coalescer:
         "_ends",
         "_target",
         "_ttl",
+        "_until",
         "base_offset",
         "count",
         "last_append",
@@ -56,6 +57,8 @@ class Coalescer:
         self.count = 0
         self.last_append = now
         self._append_time = now
+        # A batch expires as one: what was appended later would lose some of its time.
+        self._until = now + (1 if first.ttl else COALESCE_WINDOW_US)
         self._base_timestamp = first.base_timestamp
         self._ttl = first.ttl
         self._target = target
@@ -84,7 +87,7 @@ class Coalescer:
         """
         if (
             batch.ttl != self._ttl
-            or now - self._append_time >= COALESCE_WINDOW_US
+            or now >= self._until
             or len(self._data) + batch.raw_length > self._target
         ):
             return False
