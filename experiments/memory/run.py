@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from memory.tracked import Recorded, Task
+from memory.recording import Recorded, Task
 from portask.contracts import FAMILIES
 from portask_lab import instruments, workloads
 
@@ -50,7 +50,8 @@ def tasks(options: argparse.Namespace) -> list[Task]:
     """One for each workload that can be repeated, each of its cases, and each variant that can be used here."""
     found = []
     for workload in workloads.workloads():
-        if not hasattr(workload.prepare, "run") or options.family not in {None, workload.family}:
+        recordable = workload.name == "network.throughput" or hasattr(workload.prepare, "run")
+        if not recordable or options.family not in {None, workload.family}:
             continue
         for case in instruments.cases(workload.name):
             for variant in instruments.variants(workload.family) + instruments.yardsticks(workload.name):

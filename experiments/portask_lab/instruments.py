@@ -126,15 +126,17 @@ def iterations(workload: str, work: Any) -> int:
 
 
 def definition(workload: str) -> str:
-    """A digest of the workload's module: figures of different definitions must not be compared."""
+    """A digest of the workload's module, and of the load generator where it uses that.
+
+    Figures of different definitions must not be compared.
+    """
     name = workload.partition(".")[0]
-    module = workloads.__path__[0]
-    files = [
-        file
-        for file in (Path(module, f"{name}.py"), *sorted(Path(module, name).glob("*.py")))
-        if file.is_file()
-    ]
+    module = Path(workloads.__path__[0])
+    files = [module / f"{name}.py", *sorted((module / name).glob("*.py"))]
+    if (module / name).is_dir():
+        files += sorted((module.parent / "loadgen").glob("*.py"))
     state = hashlib.sha256()
     for file in files:
-        state.update(file.read_bytes())
+        if file.is_file():
+            state.update(file.read_bytes())
     return f"{workload} {state.hexdigest()[:16]}"

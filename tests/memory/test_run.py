@@ -92,6 +92,75 @@ def test_the_profile_function_of_memray_is_not_counted(tmp_path: Path) -> None:
     assert rows["corpus=tiny,batch=1"]["allocations"] < 1.5, "the empty loop makes one integer a message"
 
 
+CALLS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from contextlib import nullcontext
+from itertools import repeat
+from pathlib import Path
+import uvloop
+from memory.recording import blindfolded, mark, read, tracker
+
+def called():
+    return None
+
+def work():
+    mark()
+    for _ in repeat(None, 1000):
+        called()
+    mark()
+
+async def main():
+    import asyncio
+    asyncio.get_running_loop().call_later(0.01, work)
+    await asyncio.sleep(0.05)
+
+capture = Path(sys.argv[2])
+with blindfolded() if sys.argv[3] == "blindfolded" else nullcontext(), tracker(capture):
+    uvloop.run(main())
+print(read(capture)[0])
+"""
+
+
+@pytest.mark.parametrize(("sight", "least", "most"), [("blindfolded", 0, 50), ("seeing", 1000, 5000)])
+def test_the_profile_function_stays_away_when_c_calls_python(
+    sight: str, least: int, most: int, tmp_path: Path
+) -> None:
+    """memray sets it again for each event of uvloop; the second case shows that there is something to count."""
+    needs_memray()
+    pytest.importorskip("uvloop", reason="needs uvloop: pip install uvloop")
+    command = [sys.executable, "-c", CALLS, str(Path(RUN).parents[1]), str(tmp_path / "capture.bin"), sight]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert least <= int(done.stdout) <= most
+
+
+def test_a_broker_is_recorded_while_it_works() -> None:
+    needs_memray()
+    done = subprocess.run(
+        [
+            sys.executable,
+            RUN,
+            "--json",
+            "--family",
+            "server",
+            "--variant",
+            "asyncio-protocol",
+            "--case",
+            "batch=100,",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["units"] > 1_000
+    assert 0 < row["allocations"] < 10
+    assert 64 < row["peak_unit"] < 1_000, "100 bytes a message stay in the storage"
+
+
 def test_without_memray_it_says_what_to_install(tmp_path: Path) -> None:
     done = run_without("memray", [sys.executable, RUN], tmp_path)
     assert done.returncode == 2
