@@ -120,8 +120,16 @@ def perform(work: Any, iterations: int) -> int:
 
 
 def iterations(workload: str, work: Any) -> int:
-    """How often ``run`` must repeat itself to do `AMOUNTS`."""
-    amount = AMOUNTS.get(workload) or AMOUNTS[workload.partition(".")[0]]
+    """How often ``run`` must repeat itself to do `AMOUNTS`.
+
+    Raises:
+        KeyError: a new workload has no amount yet.
+    """
+    amount = AMOUNTS.get(workload) or AMOUNTS.get(workload.partition(".")[0])
+    if amount is None:
+        raise KeyError(
+            f"{workload} has no entry in portask_lab.instruments.AMOUNTS: how much work is one timed call?"
+        )
     return max(1, amount // max(1, perform(work, 1)))
 
 
