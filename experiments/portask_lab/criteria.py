@@ -67,8 +67,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def judge(self, value: float, low: float | None, high: float | None) -> Judgement:
         """The verdict on one value and its interval."""
-        if self.existence and self._good(value):
-            return "pass"
+        if self.existence:
+            return "pass" if self._good(value) else "fail"
         if low is None or high is None:
             return "inconclusive"
         worst, best = (low, high) if self.better == "higher" else (high, low)
@@ -222,7 +222,9 @@ def _explain(rule: Rule, worst: CriterionPart, parts: Sequence[CriterionPart]) -
     text = (
         f"Worst of {len(parts)} cases: {worst.title}." if len(parts) > 1 else f"{worst.title}.".capitalize()
     )
-    if worst.verdict == "inconclusive" and worst.low is None:
+    if rule.existence and worst.verdict == "fail":
+        text += " That is what was shown here; nothing is extrapolated."
+    elif worst.verdict == "inconclusive" and worst.low is None:
         text += " One process gives no interval; profile full repeats it."
     elif worst.verdict == "inconclusive":
         text += " The interval straddles the mark."

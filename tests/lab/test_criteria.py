@@ -40,7 +40,7 @@ def test_the_whole_interval_decides(
 
 def test_existence_needs_one_success_and_no_interval() -> None:
     assert rule(existence=True).judge(1_001, None, None) == "pass"
-    assert rule(existence=True).judge(999, None, None) == "inconclusive"
+    assert rule(existence=True).judge(999, None, None) == "fail"
     assert rule(existence=True).judge(900, 890, 910) == "fail"
 
 
