@@ -102,15 +102,18 @@ def run(
         publisher: Opened, for the topic of ``consumer``.
         consumer: Subscribed, with room for the whole schedule.
         batches: What to send.
-        schedule: ns from the start, ascending; at least two.
+        schedule: ns from the start, ascending; at least two moments.
         spin: Spin while something is under way or due. Without, only sleep: for measuring CPU.
         window: Called when the window begins and again when the schedule ends.
 
     Raises:
+        ValueError: the schedule is too short.
         WrongResult: something was lost, repeated, reordered or altered.
         PortaskError: the broker refused something or hung up.
     """
     total = len(schedule)
+    if total < 2 or schedule[-1] <= schedule[0]:
+        raise ValueError("a schedule of fewer than two moments has no rate: measure longer")
     first = next((number for number, at in enumerate(schedule) if at >= WARM_UP * schedule[-1]), 0)
     lateness = array("q", bytes(8 * total))
     waiter = _spinner(publisher, consumer) if spin else _sleeper(publisher, consumer)
@@ -137,7 +140,7 @@ def run(
             if opened:
                 backlog = max(backlog, number - consumer.batches)
         waiter(due if number < total else now, number > consumer.batches)
-    end = dues[total - 1] + (schedule[-1] - schedule[first]) // max(1, total - 1 - first)
+    end = dues[total - 1] + (schedule[-1] - schedule[0]) // (total - 1)
     while (now := monotonic_ns()) < end:
         waiter(end, number > consumer.batches)
     window()
