@@ -16,7 +16,7 @@ test: $(READY)  ## every test
 
 lint: $(READY)  ## ruff, mypy --strict, and who may import whom
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy && $(BIN)/mypy tests
+	$(BIN)/mypy && $(BIN)/mypy tests experiments/benchmarks experiments/memory
 	$(BIN)/lint-imports
 
 format: $(READY)  ## ruff's formatter and safe fixes

@@ -4,6 +4,8 @@ from importlib import import_module
 
 import pytest
 
+from portask import errors
+
 PUBLIC = {
     "portask": {"Message", "__version__", "connect", "errors", "sync"},
     "portask.client": {
@@ -62,16 +64,12 @@ def test_both_clients_have_the_same_names() -> None:
 
 
 def test_every_error_has_a_code_of_its_own_and_comes_back_by_it() -> None:
-    errors = import_module("portask.errors")
     classes = [
         item
         for item in vars(errors).values()
         if isinstance(item, type) and issubclass(item, errors.PortaskError)
     ]
-    codes = [item.code for item in classes]
-    assert len(set(codes)) == len(codes)
+    assert len({item.code for item in classes}) == len(classes)
     for item in classes:
         assert type(errors.from_code(item.code, "text")) is item
-        assert item.__name__ in (errors.__doc__ or ""), (
-            f"{item.__name__} is missing in the tree of the docstring"
-        )
+        assert item.__name__ in (errors.__doc__ or ""), f"{item.__name__} is missing in the docstring's tree"

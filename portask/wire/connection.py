@@ -230,9 +230,13 @@ class Connection:
 
     def _welcomed(self, welcome: control.Welcome) -> None:
         if welcome.version != VERSION:
-            raise RemoteProtocolError(f"the broker chose version {welcome.version}; this client offered {VERSION}")
+            raise RemoteProtocolError(
+                f"the broker chose version {welcome.version}; this client offered {VERSION}"
+            )
         if welcome.max_frame < HELLO_LIMIT:
-            raise RemoteProtocolError(f"max_frame {welcome.max_frame} is too small: {HELLO_LIMIT} bytes at least")
+            raise RemoteProtocolError(
+                f"max_frame {welcome.max_frame} is too small: {HELLO_LIMIT} bytes at least"
+            )
         if not welcome.keepalive >= 0:  # a NaN is not either
             raise RemoteProtocolError(f"keepalive {welcome.keepalive} is no number of seconds")
         self.welcome = welcome
