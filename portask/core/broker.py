@@ -21,12 +21,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Gathering, Storage
+from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
 from portask.core import requests
 from portask.core.delivery import Delivery
 from portask.core.partitions import Partition, Subscription, Topic
 from portask.core.retention import Retention
-from portask.core.session import Session
+from portask.core.session import ANSWERS_LIMIT, Session
 from portask.core.topics import check_name
 from portask.errors import Draining, NotPermitted, PortaskError, RemoteProtocolError, UnknownPartition
 from portask.messages import TopicPartition
@@ -138,11 +138,7 @@ class Broker:
         """See `portask.contracts.Engine.disconnect`."""
         if self.sessions.pop(session, session) is session:
             return
-        for subscription in session.subscriptions.values():
-            self.forget(subscription)
-        session.subscriptions.clear()
-        session.cursors.clear()
-        session.inbox.clear()
+        self._let_go(session)
         session.closing = True
         self._arrived.pop(session, None)
         self._dirty.pop(session, None)
@@ -154,6 +150,12 @@ class Broker:
     def uncongested(self, session: Session) -> None:
         """Called by a server when a congested connection has room again."""
         session.congested = False
+        session.owed = 0
+        if session.inbox:
+            self._arrived[session] = None
+            self._dirty[session] = None
+        if session.paused:
+            self._dirty[session] = None
         for subscription in session.subscriptions.values():
             self.delivery.nudge(subscription)
 
@@ -196,7 +198,7 @@ class Broker:
 
     def deadline(self) -> int | None:
         """See `portask.contracts.Engine.deadline`."""
-        if self.delivery.behind or self._dirty or self._touched:
+        if self.delivery.behind or self._dirty or self._touched or self._arrived:
             return 0
         if self.sessions or self.options.retention:
             return self._next_sweep
@@ -206,10 +208,7 @@ class Broker:
         """See `portask.contracts.Engine.drain`."""
         self.now = now
         self.draining = True
-        for session in self.sessions:
-            if session.connection.state is State.OPEN:
-                session.connection.send(Opcode.DRAIN)
-            self._dirty[session] = None
+        self._dirty.update(self.sessions)  # the end of the next turn says it
 
     # ── what requests use
     # ─────────────────────────────────────────────────────────────────────────────────────────
@@ -233,9 +232,10 @@ class Broker:
             raise NotPermitted(
                 f"there is no topic {name!r} and this broker does not create topics (topics.auto_create)"
             )
-        if partitions > self.options.max_partitions:
+        if not 0 <= partitions <= self.options.max_partitions:
             raise NotPermitted(
-                f"{partitions:,} partitions: this broker allows {self.options.max_partitions:,}"
+                f"{partitions:,} partitions: this broker allows 1 to {self.options.max_partitions:,}, "
+                "0 for its default"
             )
         created = Topic(
             name,
@@ -247,7 +247,7 @@ class Broker:
             ],
         )
         for partition in created.partitions:
-            self.storage.lookup(partition.key, LATEST, _starting_at(partition))
+            self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
         self.topics[name] = created
         for session in self.sessions:
             for subscription in session.subscriptions.values():
@@ -270,6 +270,17 @@ class Broker:
         if not self.in_turn:
             self.wake()
 
+    def _starting_at(self, partition: Partition) -> Found:
+        def found(offset: int, error: PortaskError | None) -> None:
+            if error is None:
+                if offset > partition.next:
+                    partition.next = offset
+                    self.touch(partition)  # whoever subscribed meanwhile may have something to read
+            elif not isinstance(error, UnknownPartition):
+                log.error("storage cannot be read", partition=str(partition.key), reason=str(error))
+
+        return found
+
     def forget(self, subscription: Subscription) -> None:
         """Takes a subscription's cursors off their partitions."""
         for cursor in subscription.cursors:
@@ -282,18 +293,40 @@ class Broker:
 
     def _finish(self, session: Session) -> None:
         """A session's end of the turn: acks leave, and what its state asks for is done."""
-        state = session.connection.state
-        if session.acking and state is not State.CLOSED:
+        connection = session.connection
+        state = connection.state
+        if self.draining and not session.told and state is State.OPEN:
+            session.told = True
+            connection.send(Opcode.DRAIN)
+        if session.acking:
             session.flush_acks()
-        session.paused = session.unacked > self.options.max_unacked_bytes
-        if state is State.DRAINING and not session.unacked:
+        session.answered = 0
+        if session.congested:
+            session.owed += connection.queued
+        held = bool(session.inbox)
+        session.paused = (
+            held or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
+        )
+        if held and not session.congested and session.reading <= ANSWERS_LIMIT:
+            self._arrived[session] = None
+        if state is State.DRAINING and not (session.unacked or session.reading or held):
             requests.finish_drain(session)
+            self._let_go(session)
         if state is State.CLOSED:
             session.closing = True
+            self._let_go(session)
             fault = session.connection.fault
             if fault is not None and not session.logged:
                 session.logged = True
                 log.warning("connection refused", peer=session.peer, code=fault.code, reason=str(fault))
+
+    def _let_go(self, session: Session) -> None:
+        """Nothing more is read for a session, nor handled of what it asked."""
+        for subscription in session.subscriptions.values():
+            self.forget(subscription)
+        session.subscriptions.clear()
+        session.cursors.clear()
+        session.inbox.clear()
 
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""
@@ -325,13 +358,3 @@ class Broker:
                 if policy is not None:
                     for partition in topic.partitions:
                         policy.apply(self.storage, partition.key, now)
-
-
-def _starting_at(partition: Partition) -> Callable[[int, PortaskError | None], None]:
-    def found(offset: int, error: PortaskError | None) -> None:
-        if error is None:
-            partition.next = max(partition.next, offset)
-        elif not isinstance(error, UnknownPartition):
-            log.error("storage cannot be read", partition=str(partition.key), reason=str(error))
-
-    return found

@@ -38,7 +38,8 @@ class Delivery:
         self._storage = storage
         self._mark = mark
         self.behind: dict[Cursor, None] = {}
-        self._reads: dict[tuple[Partition, int], Sequence[Buffer]] = {}
+        # What this `catch_up` read, for other cursors at the same place. Never kept: it may be trimmed meanwhile.
+        self._reads: dict[tuple[Partition, int], Sequence[Buffer]] | None = None
 
     def fresh(self, partition: Partition, now: int) -> None:
         """Serves the cursors of a partition that got batches in this turn."""
@@ -60,10 +61,11 @@ class Delivery:
     def catch_up(self, now: int) -> None:
         """One read for every cursor that is behind and may go on."""
         waiting, self.behind = self.behind, {}
+        self._reads = {}
         for cursor in waiting:
             if not cursor.reading and cursor.subscription.ready and cursor.offset < cursor.partition.next:
                 self._read(cursor, now)
-        self._reads.clear()
+        self._reads = None
 
     def nudge(self, subscription: Subscription) -> None:
         """The subscription may go on: credit came, or its connection has room again."""
@@ -74,7 +76,7 @@ class Delivery:
 
     def _read(self, cursor: Cursor, now: int) -> None:
         partition = cursor.partition
-        known = self._reads.get((partition, cursor.offset))
+        known = self._reads.get((partition, cursor.offset)) if self._reads is not None else None
         if known is not None:
             self._deliver(cursor, known, now)
             return
@@ -91,17 +93,20 @@ class Delivery:
                 cursor.subscription.session.refuse(error, 0)
                 self._mark(cursor.subscription.session)
             else:
-                self._reads[partition, offset] = found
+                if self._reads is not None:
+                    self._reads[partition, offset] = found
                 self._deliver(cursor, found, now)
 
         self._storage.read(partition.key, offset, min(READ_LIMIT, max(cursor.subscription.bytes, 1)), done)
 
     def _skip(self, cursor: Cursor, first: int) -> None:
         """Retention overtook the cursor: it goes on at the oldest record, and the client is told where that is."""
+        session = cursor.subscription.session
+        if session.gone:
+            return
         cursor.offset = first
         key = cursor.partition.key
         body = control.Assigned(key.topic, key.partition, cursor.delivery, first)
-        session = cursor.subscription.session
         session.connection.send_control(Opcode.SUBSCRIBE, body, 0, cursor.subscription.channel, REPLY)
         self._mark(session)
         self.behind[cursor] = None

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from portask.contracts import EARLIEST, LATEST, Catalog, Found
+from portask.core.fetching import Fetch
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
-from portask.core.session import Channel, Session
+from portask.core.session import Channel, Later, Session
 from portask.core.topics import check_filter, matcher
 from portask.errors import (
     BrokerError,
@@ -22,9 +23,8 @@ from portask.errors import (
     UnknownPartition,
     UnknownTopic,
 )
-from portask.messages import Buffer
 from portask.wire import batches, control
-from portask.wire.frames import REPLY, Frame, Opcode
+from portask.wire.frames import HEADER_SIZE, REPLY, Frame, Opcode
 
 if TYPE_CHECKING:
     from portask.core.broker import Broker
@@ -39,6 +39,10 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
     for frame in frames:
         try:
             _HANDLERS[frame.opcode](broker, session, frame)
+        except Later:
+            # by identity: frames that look alike are equal
+            session.hold(frames[next(at for at, other in enumerate(frames) if other is frame) :])
+            return
         except PortaskError as error:
             session.flush_acks()  # what was published before must be acknowledged before
             session.refuse(error, frame.correlation, frame.channel)
@@ -47,6 +51,7 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
         except Exception:
             # A fault of ours must cost one connection, not the broker.
             log.exception("a request failed on our side", peer=session.peer, opcode=frame.opcode)
+            session.flush_acks()
             session.refuse(BrokerError("the broker failed on this request; its log says why"), 0)
             return
 
@@ -96,11 +101,15 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError(f"channel {frame.channel} is not a client's to open")
     topic = broker.topic(body.topic, body.partitions)
     partition = _partition(topic, body.partition)
-    if len(session.channels) >= broker.options.max_channels:
-        raise NotPermitted(
-            f"{len(session.channels):,} channels are open on this connection: close some, or open another"
-        )
-    session.channels[frame.channel] = Channel(partition)
+    known = session.channels.get(frame.channel)
+    if known is None:
+        if len(session.channels) >= broker.options.max_channels:
+            raise NotPermitted(
+                f"{len(session.channels):,} channels are open on this connection: close some, or open another"
+            )
+        session.channels[frame.channel] = Channel(partition)
+    elif known.partition is not partition:  # the same again is fine: the first answer may have been late
+        raise RemoteProtocolError(f"channel {frame.channel} is open to {known.partition.key}: choose another")
     reply = control.Open(body.topic, body.partition, len(topic.partitions))
     session.connection.send_control(Opcode.OPEN, reply, frame.correlation, frame.channel, REPLY)
 
@@ -124,7 +133,10 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
         raise NotPermitted(
             f"{len(session.subscriptions):,} subscriptions on this connection: drop some, or open another"
         )
+    if body.partition is not None and body.partition < 0:
+        raise RemoteProtocolError(f"partition {body.partition}: the first is 0")
     check_filter(body.filter)
+    session.make_room()
     subscription = Subscription(session, number, matcher(body.filter), body.partition)
     subscription.messages, subscription.bytes = body.messages, body.bytes
     session.subscriptions[number] = subscription
@@ -142,8 +154,8 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
         def found(offset: int, error: PortaskError | None) -> None:
             nonlocal waiting, failed
             waiting -= 1
-            if failed or number not in session.subscriptions:
-                return
+            if failed or session.gone or session.subscriptions.get(number) is not subscription:
+                return  # it was given up meanwhile
             if error is not None:
                 failed = True
                 broker.forget(subscription)
@@ -170,6 +182,8 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
 
 def assign(broker: Broker, subscription: Subscription, topic: Topic) -> None:
     """A topic was created that a subscription waits for: it is read from its first record."""
+    if subscription.session.gone:
+        return
     for partition in _chosen(subscription, topic):
         _add_cursor(broker, subscription, partition, partition.next)
     broker.mark(subscription.session)
@@ -189,7 +203,9 @@ def _add_cursor(broker: Broker, subscription: Subscription, partition: Partition
     subscription.cursors.append(cursor)
     partition.cursors[cursor] = None
     body = control.Assigned(partition.key.topic, partition.key.partition, cursor.delivery, offset)
-    session.connection.send_control(Opcode.SUBSCRIBE, body, 0, subscription.channel, REPLY)
+    encoded = control.encode(body)
+    session.answered += HEADER_SIZE + len(encoded)
+    session.connection.send(Opcode.SUBSCRIBE, encoded, 0, subscription.channel, REPLY)
     if offset < partition.next:
         broker.delivery.behind[cursor] = None
 
@@ -278,46 +294,36 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
         raise UnknownTopic(f"there is no topic {body.topic!r}")
     partition = _partition(topic, body.partition)
 
-    def refuse(error: PortaskError) -> None:
-        session.refuse(error, frame.correlation, frame.channel)
-        broker.mark(session)
-
-    def read(found: Sequence[Buffer], error: PortaskError | None) -> None:
-        if error is not None and not isinstance(error, UnknownPartition):
-            refuse(error)
-            return
-        if session.gone:
-            return
-        room = session.connection.max_batch
-        parts: list[Buffer] = []
-        for batch in found:
-            if len(batch) > room:
-                break
-            room -= len(batch)
-            parts.append(batch)
-        if found and not parts:
-            refuse(
-                LocalProtocolError(f"a batch of {len(found[0]):,} bytes is above this connection's max_frame")
-            )
-            return
-        session.connection.send_parts(Opcode.DELIVER, parts, frame.correlation, frame.channel, REPLY)
-        broker.mark(session)
-
-    def found(offset: int, error: PortaskError | None) -> None:
-        if error is not None:
-            refuse(error)
-        else:
-            broker.storage.read(partition.key, offset, max(1, body.bytes), read)
-
-    _start_offset(broker, partition, body.start, body.time, found)
+    session.make_room()
+    fetch = Fetch(broker, session, frame, partition, body.bytes)
+    _start_offset(broker, partition, body.start, body.time, fetch.start)
 
 
 def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Describe)
     matches = matcher(check_filter(body.filter))
+    session.make_room()
     storage = broker.storage
     catalog = storage if isinstance(storage, Catalog) else None
-    described = []
+    described: list[control.TopicInfo] = []
+    waiting = 1
+
+    def looked_up() -> None:
+        nonlocal waiting
+        waiting -= 1
+        if waiting or session.gone:
+            return
+        reply = control.Described(
+            described, storage.durability.value, len(broker.sessions), broker.options.name
+        )
+        encoded = control.encode(reply)
+        session.answered += len(encoded)
+        try:
+            session.connection.send(Opcode.DESCRIBE, encoded, frame.correlation, frame.channel, REPLY)
+        except LocalProtocolError as error:
+            session.refuse(error, frame.correlation, frame.channel)
+        broker.mark(session)
+
     for topic in sorted(broker.topics.values(), key=lambda topic: topic.name):
         if not matches(topic.name):
             continue
@@ -327,17 +333,18 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             info = control.PartitionInfo(
                 partition.key.partition, 0, partition.next, size, len(partition.cursors)
             )
-            storage.lookup(partition.key, EARLIEST, _first_of(info))
+            waiting += 1
+            storage.lookup(partition.key, EARLIEST, _first_of(info, looked_up))
             parts.append(info)
         described.append(control.TopicInfo(topic.name, parts))
-    reply = control.Described(described, storage.durability.value, len(broker.sessions), broker.options.name)
-    session.connection.send_control(Opcode.DESCRIBE, reply, frame.correlation, frame.channel, REPLY)
+    looked_up()
 
 
-def _first_of(info: control.PartitionInfo) -> Found:
+def _first_of(info: control.PartitionInfo, looked_up: Callable[[], None]) -> Found:
     def found(offset: int, error: PortaskError | None) -> None:
         if error is None:
             info.first = offset
+        looked_up()
 
     return found
 

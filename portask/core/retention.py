@@ -33,7 +33,7 @@ class Retention(msgspec.Struct, frozen=True):
             trim(offset - (self.count or 0), error)
 
         if self.age is not None:
-            storage.lookup(partition, now - self.age, trim)
+            storage.lookup(partition, max(now - self.age, 0), trim)
         if self.count is not None:
             storage.lookup(partition, LATEST, trim_count)
         if self.bytes is not None:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from portask.core.partitions import Cursor, Partition, Subscription
 from portask.errors import OffsetOutOfRange, PortaskError
 from portask.messages import Buffer
@@ -15,6 +17,14 @@ from portask.wire.frames import Frame, Opcode
 
 if TYPE_CHECKING:
     from portask.core.broker import Broker
+
+
+ANSWERS_LIMIT = 1 << 20
+"""Bytes of answers that may be under way to one connection before its further requests wait."""
+
+
+class Later(Exception):
+    """So much is being answered to this connection that a request has to wait."""
 
 
 class Channel:
@@ -36,11 +46,19 @@ class Channel:
 
 
 class Session:
-    """Implements `portask.contracts.Endpoint`."""
+    """Implements `portask.contracts.Endpoint`.
+
+    Attributes:
+        reading: Bytes that its FETCHes may still bring: reads that are under way.
+        answered: Bytes of answers to requests that ask for much, in this turn.
+        owed: Bytes that were queued while it was congested.
+        told: It knows that the broker is going away.
+    """
 
     __slots__ = (
         "_broker",
         "acking",
+        "answered",
         "channels",
         "closing",
         "congested",
@@ -50,11 +68,14 @@ class Session:
         "last_seen",
         "logged",
         "next_delivery",
+        "owed",
         "paused",
         "peer",
+        "reading",
         "since",
         "subscriptions",
         "take_output",
+        "told",
         "unacked",
     )
 
@@ -67,6 +88,8 @@ class Session:
         self.congested = False
         self.paused = False
         self.logged = False
+        self.told = False
+        self.reading = self.answered = self.owed = 0
         self.last_seen = self.since = now
         self.inbox: list[Frame] = []
         self.channels: dict[int, Channel] = {}
@@ -101,8 +124,24 @@ class Session:
             body.first, body.next = error.first, error.next
         self.connection.send_control(Opcode.ERROR, body, correlation, channel)
 
+    def make_room(self) -> None:
+        """Called by requests whose answer may be much larger than they are.
+
+        Raises:
+            Later: there is no room for an answer now.
+        """
+        if self.congested or self.reading + self.answered > ANSWERS_LIMIT:
+            raise Later
+
+    def hold(self, frames: list[Frame]) -> None:
+        """Keeps frames for a later turn: copies, for their bytes are valid for this one only."""
+        self.inbox = [structs.replace(frame, body=memoryview(bytes(frame.body))) for frame in frames]
+
     def flush_acks(self) -> None:
         """One cumulative PUBACK a channel for the publishes that are done, in order."""
+        if self.gone:
+            self.acking.clear()
+            return
         for number, channel in self.acking.items():
             slots = channel.slots
             offsets = []

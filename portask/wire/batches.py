@@ -188,6 +188,12 @@ def standing(batch: RecordBatch, base_offset: int) -> tuple[int, int, int]:
     return batch.epoch, batch.sequence + last & 0xFFFFFFFF, base_offset + last
 
 
+def expired(data: Buffer, now: int) -> bool:
+    """Whether a batch that was checked before is past its TTL at ``now``, µs since the epoch."""
+    _, time, _, ttl = _PEEK.unpack_from(data)
+    return ttl > 0 and expires_at(time, ttl) <= now
+
+
 def expires_at(append_time: int, ttl: int) -> int:
     """When a batch stops being delivered, µs since the epoch; 0 for never."""
     return append_time + ttl * 1000 if ttl else 0

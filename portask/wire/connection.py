@@ -32,9 +32,11 @@ from portask.wire.frames import (
     HELLO_LIMIT,
     REPLY,
     VERSION,
+    WINDOW,
     Frame,
     FrameParser,
     Opcode,
+    fits_as_window,
     frame_header,
     too_large_for_peer,
 )
@@ -66,6 +68,7 @@ _REQUESTS = (
     Opcode.NACK,
     Opcode.FETCH,
     Opcode.DESCRIBE,
+    Opcode.DROP_GROUP,
     Opcode.PING,
     Opcode.PONG,
     Opcode.ERROR,
@@ -77,6 +80,7 @@ _ANSWERS = (
     Opcode.UNSUBSCRIBE,
     Opcode.DELIVER,
     Opcode.DESCRIBE,
+    Opcode.DROP_GROUP,
     Opcode.PING,
     Opcode.PONG,
     Opcode.ERROR,
@@ -145,7 +149,7 @@ class Connection:
         self.welcome: control.Welcome | None = None
         self.fault: PortaskError | None = None
         self._offer = offer or control.Welcome(VERSION, max_frame, "portask", "memory")
-        self._parser = FrameParser(HELLO_LIMIT)
+        self._parser = FrameParser(HELLO_LIMIT, REPLY if role is Role.BROKER else REPLY | WINDOW)
         self._peer_limit = HELLO_LIMIT
         self._allowed = TRANSITIONS[role, State.HANDSHAKE]
         self._out: list[Buffer] = []
@@ -180,6 +184,9 @@ class Connection:
                     self._refuse_opcode(frame)
                     continue
                 self.fail(RemoteProtocolError(self._unexpected(frame)))
+                break
+            if frame.flags > REPLY and opcode != Opcode.DELIVER:
+                self.fail(RemoteProtocolError(f"the WINDOW flag belongs to DELIVER, not to opcode {opcode}"))
                 break
             try:
                 if opcode <= Opcode.DRAIN:
@@ -302,7 +309,7 @@ class Connection:
         length = sum(map(len, parts))
         if self.state is State.CLOSED:
             raise LocalProtocolError("the connection is closed: nothing can be sent on it")
-        if length > self._peer_limit:
+        if length > self._peer_limit and not fits_as_window(length, self._peer_limit, flags):
             raise too_large_for_peer(length, self._peer_limit)
         self._out.append(frame_header(opcode, length, correlation, channel, flags))
         self._out += parts
@@ -317,6 +324,11 @@ class Connection:
     def has_output(self) -> bool:
         """Whether `take_output` would give anything."""
         return bool(self._out)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that `take_output` would give. Costs about 50 ns a piece."""
+        return sum(map(len, self._out))
 
     def fail(self, fault: PortaskError) -> None:
         """Tells the peer why, and closes: nothing more is received or sent after the output that is queued."""

@@ -1,4 +1,4 @@
-"""A broker without a server: clients talk to it through the sans-I/O connection, turn by turn, by a clock of the test's."""
+"""A broker without a server: clients talk to it turn by turn, by a clock of the test's."""
 
 from __future__ import annotations
 

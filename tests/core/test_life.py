@@ -1,0 +1,236 @@
+"""Connections begin, fall silent, misbehave and end; the broker outlives them all."""
+
+from __future__ import annotations
+
+import pytest
+
+from portask.core import requests
+from portask.core.broker import SWEEP, Broker, Options
+from portask.core.session import Session
+from portask.wire import control
+from portask.wire.connection import State
+from portask.wire.frames import REPLY, Frame, Opcode, frame_header
+from tests.core.talking import SECOND, Desk, batch_of
+
+
+def test_a_client_that_never_says_hello_is_told_and_hung_up_on() -> None:
+    desk = Desk(Options(hello_timeout=3 * SECOND, keepalive=0))
+    early = desk.client()
+    silent = desk.client(greet=False)
+    half = desk.client(greet=False)
+    half.raw = frame_header(Opcode.HELLO, 50)[:20]
+    desk.settle()
+    desk.settle(3 * SECOND - SWEEP)
+    assert not silent.hung_up
+    late = desk.client(greet=False)
+    desk.settle(2 * SWEEP)
+    for client in (silent, half):
+        assert client.hung_up
+        ((number, error),) = client.errors()
+        assert number == 0
+        assert "no HELLO within 3 s" in error.message
+    assert not early.hung_up
+    assert not late.hung_up
+    late.connection.send_hello("late")
+    desk.settle(3 * SECOND)
+    assert late.take(Opcode.WELCOME)
+    desk.settle(100 * SECOND)
+    assert not late.hung_up
+
+
+def test_silence_ends_a_connection_and_any_word_keeps_it() -> None:
+    desk = Desk(Options(keepalive=30 * SECOND))
+    silent, pinging, reading = desk.client(), desk.client(), desk.client()
+    assert pinging.connection.welcome is not None
+    assert pinging.connection.welcome.keepalive == 30
+    reading.subscribe("a")
+    for _ in range(5):
+        pinging.connection.send(Opcode.PING, b"", 3)
+        desk.settle(10 * SECOND)
+        assert pinging.take(Opcode.PONG)
+    assert not pinging.hung_up
+    for client in (silent, reading):
+        assert client.hung_up
+        assert "PING" in client.errors()[0][1].message
+
+
+def test_no_keepalive_means_no_end() -> None:
+    desk = Desk(Options(keepalive=0))
+    client = desk.client()
+    desk.settle(10_000_000 * SECOND)
+    assert not client.hung_up
+
+
+def test_connections_above_the_limit_are_refused_with_the_reason() -> None:
+    desk = Desk(Options(max_connections=2))
+    one, two = desk.client(), desk.client()
+    three = desk.client(greet=False)
+    assert desk.broker.deadline() == 0, "the refusal must leave although nothing arrives"
+    desk.settle()
+    assert three.hung_up
+    ((_, error),) = three.errors()
+    assert error.code == "not-permitted"
+    assert "2 connections" in error.message
+    two.hang_up()
+    desk.client()
+    assert not one.hung_up
+
+
+@pytest.mark.parametrize("kind", ["channels", "subscriptions"])
+def test_channels_and_subscriptions_are_bounded(kind: str) -> None:
+    desk = Desk(Options(max_channels=3))
+    client = desk.client()
+    for channel in range(1, 4):
+        if kind == "channels":
+            client.open("a", channel)
+        else:
+            client.subscribe("a", channel)
+    desk.settle()
+    if kind == "channels":
+        client.connection.send_control(Opcode.OPEN, control.Open("a"), 5, 4)
+    else:
+        client.subscribe("a", 4)
+    desk.settle()
+    ((_, error),) = client.errors()
+    assert error.code == "not-permitted"
+    client.connection.send(Opcode.UNSUBSCRIBE, b"", 6, 1)
+    desk.settle()
+    assert not client.errors()
+
+
+# ── draining ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_client_that_drains_gets_its_acks_then_the_answer_then_the_end() -> None:
+    desk = Desk()
+    client = desk.client()
+    client.open("a")
+    client.publish(batch_of(b"last"))
+    client.connection.send(Opcode.DRAIN)
+    desk.settle()
+    assert [frame.opcode for frame in client.arrived] == [Opcode.PUBACK, Opcode.DRAIN]
+    assert client.arrived[-1].flags & REPLY
+    assert client.hung_up
+
+
+def test_a_draining_client_may_ask_nothing_new() -> None:
+    desk = Desk()
+    client = desk.client()
+    client.open("a")
+    client.connection.send(Opcode.DRAIN)
+    client.publish(batch_of(b"too late"))
+    desk.settle()
+    assert client.codes() == [(0, "remote-protocol")]
+    assert desk.broker.topics["a"].partitions[0].next == 0
+
+
+def test_a_draining_broker_finishes_what_it_has_and_takes_nothing_new() -> None:
+    desk = Desk()
+    client, reader, greeting = desk.client(), desk.client(), desk.client(greet=False)
+    client.open("a")
+    reader.subscribe("a", messages=1)
+    client.publish(batch_of(b"0", producer=1))
+    client.publish(batch_of(b"1", producer=1))
+    desk.settle()
+    desk.broker.drain(desk.now)
+    assert desk.broker.deadline() == 0, "DRAIN must leave although nothing arrives"
+    desk.turn()
+    for one in (client, reader):
+        (told,) = one.take(Opcode.DRAIN)
+        assert not told.flags & REPLY
+        assert not one.hung_up
+    late = client.publish(batch_of(b"late"))
+    client.connection.send_control(Opcode.OPEN, control.Open("new"), 8, 2)
+    reader.credit(1)
+    desk.settle()
+    assert client.codes() == [(late, "draining"), (8, "draining")]
+    assert reader.payloads() == [b"0", b"1"], "consuming goes on"
+    greeting.connection.send_hello("in between")
+    desk.settle()
+    assert [frame.opcode for frame in greeting.arrived] == [Opcode.WELCOME, Opcode.DRAIN]
+    for one in (client, reader, greeting):
+        one.connection.send(Opcode.DRAIN)
+    desk.settle()
+    assert not desk.broker.sessions
+
+
+# ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_bug_in_a_handler_costs_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    describe = requests._HANDLERS[Opcode.DESCRIBE]
+
+    def buggy(broker: Broker, session: Session, frame: Frame) -> None:
+        if frame.correlation == 13:
+            raise KeyError("a bug")
+        describe(broker, session, frame)
+
+    monkeypatch.setitem(requests._HANDLERS, int(Opcode.DESCRIBE), buggy)
+    desk = Desk()
+    unlucky, other = desk.client(), desk.client()
+    unlucky.open("a")
+    other.open("b")
+    kept = unlucky.publish(batch_of(b"before"))
+    unlucky.connection.send_control(Opcode.DESCRIBE, control.Describe(), 13)
+    unlucky.publish(batch_of(b"after"))
+    other.connection.send_control(Opcode.DESCRIBE, control.Describe(), 14)
+    other.publish(batch_of(b"fine"))
+    desk.settle()
+    ((number, error),) = unlucky.errors()
+    assert (number, error.code) == (0, "broker")
+    assert "a bug" not in error.message, "the inside of the broker is nobody else's business"
+    assert unlucky.acks() == [(kept, [0])], "what was done before is acknowledged"
+    assert unlucky.hung_up
+    assert not other.hung_up
+    assert other.acked() == [0]
+    assert len(other.take(Opcode.DESCRIBE)) == 1
+
+
+@pytest.mark.parametrize("correlation", [0, 7])
+def test_garbage_behind_good_requests_leaves_them_done(correlation: int) -> None:
+    """All in one piece: the requests before the garbage count, those that fail cannot be answered any more."""
+    desk = Desk()
+    client, reader = desk.client(), desk.client()
+    client.open("a")
+    reader.subscribe("a")
+    desk.settle()
+    good = batch_of(b"good")
+    client.connection.send(Opcode.PUBLISH, good.data, 5, 1)
+    client.connection.send(Opcode.PUBLISH, bytes(good.data)[:-1], correlation, 1)
+    client.connection.send_control(Opcode.OPEN, control.Open("b"), 8, 2)
+    client.subscribe("a", 3)
+    client.fetch("a")
+    client.connection.send_control(Opcode.DESCRIBE, control.Describe(), 9)
+    client.raw = b"garbage" * 10
+    desk.settle()
+    assert client.hung_up
+    assert reader.payloads() == [b"good"]
+    assert client.codes()[-1] == (0, "remote-protocol")
+    assert list(desk.broker.sessions) == [reader.session]
+
+
+def test_nothing_is_taken_after_the_end() -> None:
+    desk = Desk()
+    client = desk.client()
+    client.open("a")
+    client.raw = b"garbage" * 10
+    client.deaf = True
+    desk.settle()
+    assert client.session.connection.state is State.CLOSED
+    held = client.session
+    held.receive(frame_header(Opcode.PUBLISH, 64, 3, 1) + bytes(64))
+    desk.settle()
+    assert not held.inbox
+    assert desk.broker.topics["a"].partitions[0].next == 0
+
+
+def test_unknown_opcodes_are_answered_and_the_connection_goes_on() -> None:
+    desk = Desk()
+    client = desk.client()
+    client.open("a")
+    client.raw = frame_header(200, 3, 9, 4) + b"new" + frame_header(201, 0)
+    desk.settle()
+    client.publish(batch_of(b"x"))
+    desk.settle()
+    assert client.codes() == [(9, "remote-protocol")]
+    assert client.acked() == [0]
