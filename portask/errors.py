@@ -29,6 +29,7 @@
     ├── BrokerError                 the broker answered ERROR to a request
     │   ├── UnknownTopic
     │   ├── InvalidTopic            not a topic name or not a filter; says which character and why
+    │   ├── UnknownGroup            no consumer group of that name
     │   ├── NotPermitted            a limit or a rule of this broker forbids it
     │   └── Draining                the broker is going away; publish elsewhere or later
     └── ClientError
@@ -214,6 +215,12 @@ class InvalidTopic(BrokerError):
     """Not a topic name, or not a filter."""
 
     code = "invalid-topic"
+
+
+class UnknownGroup(BrokerError):
+    """There is no consumer group of that name."""
+
+    code = "unknown-group"
 
 
 class NotPermitted(BrokerError):

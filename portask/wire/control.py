@@ -118,6 +118,13 @@ class Subscribe(msgspec.Struct, omit_defaults=True):
         resume: Where a subscription that was cut off goes on: for each topic the next offset of its partitions
             0, 1, …, which takes the place of ``start`` and ``time``; -1 where those hold. An offset that is no
             longer there becomes the oldest one that is.
+        group: The durable group to be a member of; empty for a subscription of its own. Where the group already
+            knows a partition it goes on there; ``start``, ``time`` hold for the others, ``resume`` for none.
+        ack_wait: Of the group: ms that a member may take to acknowledge a record. ``None``, in this and in the
+            next two: as the group is; a new one gets the default.
+        max_deliveries: Of the group: how often a record is delivered before it is a dead letter; 0 for no limit.
+        dead_letter: Of the group: the topic for dead letters; empty for ``<topic>.dead``.
+        max_in_flight: Most records that this member may have unacknowledged; 0 for as many as credit allows.
     """
 
     filter: str
@@ -127,9 +134,14 @@ class Subscribe(msgspec.Struct, omit_defaults=True):
     messages: int = 0
     bytes: int = 0
     resume: dict[str, list[int]] = {}
+    group: str = ""
+    ack_wait: int | None = None
+    max_deliveries: int | None = None
+    dead_letter: str | None = None
+    max_in_flight: int = 0
 
 
-class Assigned(msgspec.Struct):
+class Assigned(msgspec.Struct, omit_defaults=True):
     """SUBSCRIBE, reply, one for each partition that the filter matches, also for those created later.
 
     The reply to the request itself is an `Assigned` for every partition there is, then one with ``topic``
@@ -139,13 +151,15 @@ class Assigned(msgspec.Struct):
         topic: The partition's topic, or empty.
         partition: Its number.
         delivery: The channel that its DELIVER frames carry; above `DELIVERY_CHANNELS`.
-        offset: The first offset that will be delivered.
+        offset: The first offset that will be delivered; for a group's member, the first that no member got yet.
+        ack_wait: In the end of the list for a group's member: the group's, ms.
     """
 
     topic: str
     partition: int
     delivery: int
     offset: int
+    ack_wait: int = 0
 
 
 DELIVERY_CHANNELS = 1 << 31
@@ -162,17 +176,33 @@ class Credit(msgspec.Struct):
     bytes: int
 
 
-class Ack(msgspec.Struct):
-    """ACK, client → broker: on a delivery channel. Offset ranges that were processed, ends included."""
+class Ack(msgspec.Struct, omit_defaults=True):
+    """ACK, client → broker: on a delivery channel.
+
+    Attributes:
+        ranges: Offset ranges, ends included.
+        extend: They were not processed yet and still are being: the group's ``ack_wait`` begins anew for those that
+            this member holds.
+    """
 
     ranges: list[tuple[int, int]]
+    extend: bool = False
 
 
-class Nack(msgspec.Struct):
-    """NACK, client → broker: on a delivery channel. Offset ranges to deliver again after ``delay`` ms."""
+class Nack(msgspec.Struct, omit_defaults=True):
+    """NACK, client → broker: on the delivery channel of a group's member. Gives records back, those that it holds.
+
+    Attributes:
+        ranges: Offset ranges, ends included.
+        delay: ms until they may be delivered again.
+        returned: The application never saw them: this does not count as a delivery.
+        reason: For the headers of a dead letter.
+    """
 
     ranges: list[tuple[int, int]]
     delay: int = 0
+    returned: bool = False
+    reason: str = ""
 
 
 class Fetch(msgspec.Struct, omit_defaults=True):
@@ -194,9 +224,16 @@ class Fetch(msgspec.Struct, omit_defaults=True):
 
 
 class Describe(msgspec.Struct, omit_defaults=True):
-    """DESCRIBE, request: the topics that match ``filter``."""
+    """DESCRIBE, request: the topics that match ``filter``, and the groups whose name matches ``groups``; empty for none."""
 
     filter: str = ">"
+    groups: str = ""
+
+
+class DropGroup(msgspec.Struct):
+    """DROP_GROUP: forgets a group that has no members. Answered by an empty body."""
+
+    group: str
 
 
 class PartitionInfo(msgspec.Struct):
@@ -216,6 +253,63 @@ class TopicInfo(msgspec.Struct):
     partitions: list[PartitionInfo]
 
 
+class MemberInfo(msgspec.Struct):
+    """A member of a group: its address, the name it gave itself, and how many records it holds unacknowledged."""
+
+    peer: str
+    client: str
+    in_flight: int
+
+
+class GroupPartitionInfo(msgspec.Struct):
+    """Where a group stands in one partition. Counts are in records.
+
+    Attributes:
+        topic: The partition's topic.
+        partition: Its number.
+        committed: All before this offset is acknowledged.
+        next: The first offset that no member got yet.
+        end: The offset that the next published record gets.
+        lag: Not acknowledged yet, delivered or not.
+        pending: Delivered, not acknowledged.
+        redelivered: Delivered more than once, counted each time, since the group was made.
+        dead_lettered: Given up and published to the dead-letter topic, likewise.
+        skipped: Taken away by retention or their TTL before they were acknowledged, likewise.
+    """
+
+    topic: str
+    partition: int
+    committed: int
+    next: int
+    end: int
+    lag: int
+    pending: int
+    redelivered: int
+    dead_lettered: int
+    skipped: int
+
+
+class GroupInfo(msgspec.Struct):
+    """One group in a DESCRIBE reply; ``ack_wait`` in ms, the others as `Subscribe` has them."""
+
+    group: str
+    ack_wait: int
+    max_deliveries: int
+    dead_letter: str
+    members: list[MemberInfo]
+    partitions: list[GroupPartitionInfo]
+
+    @property
+    def lag(self) -> int:
+        """Records of all partitions that are not acknowledged yet."""
+        return sum(partition.lag for partition in self.partitions)
+
+    @property
+    def pending(self) -> int:
+        """Records of all partitions that are delivered and not acknowledged."""
+        return sum(partition.pending for partition in self.partitions)
+
+
 class Described(msgspec.Struct):
     """DESCRIBE, reply."""
 
@@ -224,6 +318,7 @@ class Described(msgspec.Struct):
     connections: int = 0
     broker: str = ""
     settings: dict[str, str] = {}
+    groups: list[GroupInfo] = []
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)

@@ -6,7 +6,8 @@
       0    4 magic           b"PORT"
       4    1 version         2
       5    1 opcode          `Opcode`
-      6    2 flags           bit 0 REPLY; the others are reserved, zero, and rejected otherwise
+      6    2 flags           bit 0 REPLY; bit 1 WINDOW, of a DELIVER to a group's member (`portask.wire.windows`);
+                             the others are reserved, zero, and rejected otherwise
       8    4 body length     bytes that follow the header
      12    4 correlation id  0 for one-way; an answer carries its request's
      16    4 channel         what the frame belongs to; 0 for the connection itself
@@ -43,7 +44,9 @@ DEFAULT_LIMIT = 8 * 1024 * 1024
 
 REPLY = 1
 """Flag: this frame answers a request of the same opcode."""
-_FLAGS = REPLY
+WINDOW = 2
+"""Flag: the body of this DELIVER begins with a window, `WINDOW_SIZE` bytes that the limit of bodies does not count."""
+WINDOW_SIZE = 24
 
 _HEADER = Struct("<4sBBHIIII")
 _CHECKED = Struct("<4sBBHIII")
@@ -71,6 +74,7 @@ class Opcode(IntEnum):
     NACK = 37
     FETCH = 48
     DESCRIBE = 49
+    DROP_GROUP = 50
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
@@ -94,13 +98,15 @@ class FrameParser:
 
     Attributes:
         limit: Largest body accepted, bytes. A larger one is refused when its header is read.
+        flags: Those that may be set.
         failed: What was wrong with the stream, once something was. Nothing can be parsed after it.
     """
 
-    __slots__ = ("_length", "_pending", "failed", "limit")
+    __slots__ = ("_length", "_pending", "failed", "flags", "limit")
 
-    def __init__(self, limit: int = HELLO_LIMIT) -> None:
+    def __init__(self, limit: int = HELLO_LIMIT, flags: int = REPLY) -> None:
         self.limit = limit
+        self.flags = flags
         self.failed: RemoteProtocolError | None = None
         self._pending: bytearray | None = None
         self._length = 0  # of the frame in `_pending`, header included; 0 while its header is incomplete
@@ -135,8 +141,8 @@ class FrameParser:
                 crc32c(view[start : start + 20]) != check
                 or magic != MAGIC
                 or version != VERSION
-                or flags & ~_FLAGS
-                or length > self.limit
+                or flags & ~self.flags
+                or (length > self.limit and not fits_as_window(length, self.limit, flags))
             ):
                 self._refuse(view[start : start + HEADER_SIZE])
             end = start + HEADER_SIZE + length
@@ -163,8 +169,8 @@ class FrameParser:
                 crc32c(memoryview(pending)[:20]) != check
                 or magic != MAGIC
                 or version != VERSION
-                or flags & ~_FLAGS
-                or length > self.limit
+                or flags & ~self.flags
+                or (length > self.limit and not fits_as_window(length, self.limit, flags))
             ):
                 self._refuse(memoryview(pending))
             self._length = HEADER_SIZE + length
@@ -192,12 +198,17 @@ class FrameParser:
             raise RemoteProtocolError(
                 f"frame version {version} is not spoken here: this is version {VERSION}"
             )
-        if flags & ~_FLAGS:
+        if flags & ~self.flags:
             raise RemoteProtocolError(f"reserved frame flags are set: {flags:#06x}")
         raise FrameTooLarge(
             f"a frame (opcode {opcode}) of {length:,} bytes is above the limit of {self.limit:,}: "
             "send smaller batches or raise limits.max_frame_bytes"
         )
+
+
+def fits_as_window(length: int, limit: int, flags: int) -> bool:
+    """Whether a body above the limit is so only by the window in front of its batches."""
+    return bool(flags & WINDOW) and length <= limit + WINDOW_SIZE
 
 
 def too_large_for_peer(length: int, limit: int) -> LocalProtocolError:
