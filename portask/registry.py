@@ -136,6 +136,18 @@ REFERENCE = (
 REFERENCE_NAMES = {entry.family: entry.name for entry in REFERENCE}
 """The reference variant of each family."""
 
+BUILT_IN = (
+    Entry(
+        "storage",
+        "segment-log",
+        "portask.storage:SegmentLog",
+        "a log in a folder: survives kill -9 or power loss, as its mode says",
+        capabilities=frozenset({"durable"}),
+        requires="portask.storage:why_not",
+    ),
+)
+"""Variants that ship with the broker and are no reference: what a deployment wants and a reader does not begin with."""
+
 
 class Problem(msgspec.Struct, frozen=True):
     """An entry point that could not be read: shown beside the variants, never hidden."""
@@ -148,7 +160,7 @@ class Problem(msgspec.Struct, frozen=True):
 def _discover() -> tuple[dict[tuple[str, str], Entry], tuple[Problem, ...]]:
     from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms that only a first look-up should pay
 
-    found = {(entry.family, entry.name): entry for entry in REFERENCE}
+    found = {(entry.family, entry.name): entry for entry in (*REFERENCE, *BUILT_IN)}
     problems: list[Problem] = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:

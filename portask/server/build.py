@@ -65,8 +65,11 @@ def _retention(settings: RetentionSettings) -> Retention | None:
 def _make(settings: Settings, family: str, given: dict[str, Any]) -> Any:
     """One chosen variant, with the parts it asks for. An option of the file wins over what we would hand in."""
     choice = settings.choice(family)
-    target = registry.get(family, choice.variant).load()
+    entry = registry.get(family, choice.variant)
+    target = entry.load()
     wanted = inspect.signature(target).parameters
+    if "durable" in entry.capabilities:
+        given = {}  # limits of memory are none of the device's
     parts = {name: _make(settings, name, given) for name in PARTS if name in wanted and name != family}
     parts |= {name: value for name, value in given.items() if name in wanted}
     return make(family, choice, **parts)

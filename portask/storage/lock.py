@@ -1,0 +1,53 @@
+"""One broker a folder: two that append to the same files would destroy each other's records."""
+
+from __future__ import annotations
+
+import os
+
+from portask.errors import StorageError
+
+NAME = "lock"
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held until `release` or until the process ends, however it ends.
+
+    The lock is the kernel's (``flock``), not the file: a file that a killed broker left behind locks nothing.
+
+    Args:
+        folder: Exists. The file ``lock`` in it holds the process id of the owner, for people.
+
+    Raises:
+        StorageError: another process holds it; the text names that process.
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, folder: str) -> None:
+        import fcntl  # noqa: PLC0415 - not on Windows, where this module must still import
+
+        self._fd = -1
+        fd = os.open(f"{folder}/{NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(fd, 32).decode(errors="replace").strip()
+            os.close(fd)
+            who = f"the process {owner}" if owner else "another process"
+            raise StorageError(
+                f"{folder} is in use by {who}: stop it, or choose another folder for this one"
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError:
+            pass  # the device may be full: the lock holds all the same, only its owner's number is missing
+
+    def release(self) -> None:
+        """Lets others in. Idempotent."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)

@@ -1,0 +1,409 @@
+"""What is in a log, found out again from its files.
+
+**What must hold.** Whatever happened to the files, every record whose bytes are still right is given back at its own
+offset, what is lost is said by offset, and nothing is invented. Three things happen to files:
+
+- A broker is killed, or the power fails, while it writes. Then the *end* of the newest segment is half a batch, or
+  (after a power loss) zeros, or older than it was. Nothing behind it is valid. That end is cut off: the **tail rule**.
+- Bytes rot, in the middle. Then valid batches follow. The range is **quarantined**: it stays in the file, the index
+  notes it as a hole, readers skip it. Cutting at the first bad byte would throw away everything behind it.
+- Files are missing or were cut by somebody. The offsets between what is there become a hole without bytes.
+
+**How a batch is known as valid.** Its checksum holds, and its base offset is the one that must come next: the offsets
+of a partition are dense. The second condition matters, since the broker's stamp stands outside the checksum. (The
+append time stands there too, and nothing tells a wrong one: a flipped bit in it is not found.)
+
+**How the log is picked up behind damage.** First where the damaged header says that its batch ends: when only the
+record area is damaged that is right. If no valid batch is there, every byte position is tried, by a pattern of header
+bytes that are always the same. A payload may itself hold a valid batch, so a batch that is found must also carry an
+offset behind the last valid one and before the next segment.
+
+Segments with an index file are trusted up to the size it vouches for and not read: reads verify checksums anyhow, and
+``portask log verify`` reads everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from struct import Struct
+
+import msgspec
+from crc32c import crc32c
+
+from portask.errors import StorageError
+from portask.messages import TopicPartition
+from portask.storage import index, segments
+from portask.storage.files import Files, read_all
+from portask.storage.index import Certificate, Hole, Standing
+from portask.storage.segments import HEADER_SIZE, Segment
+from portask.wire.batches import BATCH_HEADER_SIZE, BATCH_VERSION
+
+BATCH = Struct("<QQIIBBHI16xQH2xI")
+"""Of a batch header: base offset, append time, length, checksum, version, codec, attributes, count, producer, epoch,
+sequence."""
+_WINDOW = 1 << 20
+_REACH = 1 << 32  # a damaged range of the newest segment holds fewer records than that
+# From byte 24 of a batch: version, any codec, attributes without reserved bits, …, the zero field.
+_FACE = re.compile(rb"\x01.[\x00-\x0f].{31}\x00\x00", re.DOTALL)
+_FACE_AT = 24
+
+Read = Callable[[int, int], bytes]
+"""``read(size, at)`` of one segment file."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that was not as it should be.
+
+    Attributes:
+        kind: ``torn tail``, ``quarantined`` (damage that was not known), ``known hole``, ``index``, ``header``.
+        segment: Path of the file.
+        text: For people.
+        first: First offset that is lost; -1 if none is.
+        next: First offset behind those.
+        start: Position in the file.
+        bytes: How many are concerned.
+    """
+
+    kind: str
+    segment: str
+    text: str
+    first: int = -1
+    next: int = -1
+    start: int = 0
+    bytes: int = 0
+
+
+class Recovered(msgspec.Struct):
+    """A partition's log as its files tell it.
+
+    Attributes:
+        segments: In offset order; the last one is the active one.
+        first: The oldest offset that retention left.
+        producers: Where each producer stands.
+        findings: What was wrong, in the order of the log.
+        bare: Sealed segments without a good index file, each with where the producers stood at its end.
+        next: The offset that the next append gets. Beyond the last segment's where its end was cut away by somebody.
+        torn: Position in the active segment from where on it holds nothing valid, or -1. Not cut yet.
+        scanned: Bytes of batches that were read.
+    """
+
+    segments: list[Segment]
+    first: int
+    producers: dict[int, Standing]
+    findings: list[Finding]
+    bare: list[tuple[Segment, dict[int, Standing]]] = []
+    next: int = 0
+    torn: int = -1
+    scanned: int = 0
+
+
+def partitions(files: Files, folder: str) -> dict[TopicPartition, str]:
+    """The partitions in a ``topics`` folder and the folder of each, sorted."""
+    found = {}
+    for topic in files.names(folder):
+        try:
+            numbers = files.names(f"{folder}/{topic}")
+        except NotADirectoryError:
+            continue
+        for number in numbers:
+            partition = segments.partition_of(topic, number)
+            if partition is not None:
+                found[partition] = f"{folder}/{topic}/{number}"
+    return dict(sorted(found.items()))
+
+
+def recover(files: Files, folder: str, interval: int, *, trust: bool = True) -> Recovered:
+    """Reads what is in a partition's folder. Changes no file.
+
+    Args:
+        files: The file layer.
+        folder: Of the partition.
+        interval: Bytes between index entries.
+        trust: Believe index files; otherwise every batch is read, and index files are compared with them.
+
+    Raises:
+        StorageError: a segment has a newer format, or overlaps another.
+        OSError: a file cannot be read.
+    """
+    names = files.names(folder)
+    bases = [base for name in names if (base := segments.base_of(name)) is not None]
+    indexed = {name for name in names if name.endswith(segments.INDEX_SUFFIX)}
+    found = Recovered([], bases[0] if bases else 0, {}, [])
+    for at, base in enumerate(bases):
+        following = bases[at + 1] if at + 1 < len(bases) else None
+        segment = Segment(folder, base)
+        fd = files.open_to_read(segment.path)
+        try:
+            certificate = None
+            if segment.index_path.rpartition("/")[2] in indexed:
+                certificate = load_certificate(files, segment)
+                if certificate is None:
+                    text = "the index file is damaged: it will be rebuilt"
+                    found.findings.append(Finding("index", segment.path, text))
+            _recover_segment(
+                files,
+                fd,
+                segment,
+                found,
+                following=following,
+                certificate=certificate,
+                interval=interval,
+                trust=trust,
+            )
+        finally:
+            files.close(fd)
+        found.segments.append(segment)
+        if following is not None and segment.certified != segment.size:
+            found.bare.append((segment, dict(found.producers)))
+    if found.segments:
+        found.next = max(found.next, found.segments[-1].next)
+        found.first = min(max(found.first, found.segments[0].base), found.next)
+    return found
+
+
+def _recover_segment(
+    files: Files,
+    fd: int,
+    segment: Segment,
+    found: Recovered,
+    *,
+    following: int | None,
+    certificate: Certificate | None,
+    interval: int,
+    trust: bool,
+) -> None:
+    size = files.size(fd)
+
+    def read(length: int, at: int) -> bytes:
+        return read_all(files, fd, length, at)
+
+    problem = segments.header_problem(read(HEADER_SIZE, 0), segment.base, segment.path)
+    if problem is not None and not (following is None and size < HEADER_SIZE):
+        found.findings.append(Finding("header", segment.path, problem, bytes=HEADER_SIZE))
+    if certificate is not None and not found.segments:
+        found.first = certificate.first
+    if certificate is not None and trust and certificate.size <= size:
+        adopt(segment, certificate)
+        found.producers = dict(certificate.producers)
+        if segment.size < size:
+            segment.index = load_entries(files, segment, certificate)
+    if segment.size < size:
+        found.scanned += size - segment.size
+        ceiling = segment.next + _REACH if following is None else following
+        scan(read, segment, size, ceiling=ceiling, interval=interval, producers=found.producers)
+    if following is not None:
+        _close_gap(segment, size, following)
+    elif segment.size != size:
+        found.torn = segment.size if size > HEADER_SIZE else 0
+    if certificate is not None and certificate.size > size:
+        _cut_by_somebody(segment, certificate, size, following, found)
+    _report(segment, size, certificate.holes if certificate is not None else [], found)
+    if certificate is not None and not trust:
+        _compare(segment, certificate, found)
+
+
+def _cut_by_somebody(
+    segment: Segment, certificate: Certificate, size: int, following: int | None, found: Recovered
+) -> None:
+    """The index file vouches for more than there is. The offsets that are gone are not given out again."""
+    text = (
+        f"the index file vouches for {certificate.size:,} bytes, and there are {size:,}: it will be rebuilt"
+    )
+    found.findings.append(Finding("index", segment.path, text))
+    if following is None and certificate.next > segment.next:
+        found.next = certificate.next
+        segment.holes[segment.size] = Hole(segment.size, segment.size, segment.next, certificate.next)
+
+
+def _close_gap(segment: Segment, size: int, following: int) -> None:
+    """What a sealed segment lacks up to the next one is a hole."""
+    if segment.next > following:
+        raise StorageError(
+            f"{segment.path} goes on to offset {segment.next:,}, where the next file begins at {following:,}: "
+            f"one of them is not of this log; move it away"
+        )
+    if segment.next < following or segment.size < size:
+        hole = Hole(segment.size, max(size, segment.size), segment.next, following)
+        segment.holes[hole.start] = hole
+        segment.size, segment.next = hole.end, following
+
+
+def _report(segment: Segment, size: int, known: list[Hole], found: Recovered) -> None:
+    for hole in segment.holes.values():
+        lost = f"offsets {hole.first:,} to {hole.next - 1:,}" if hole.next > hole.first else "no offset"
+        text = f"{hole.end - hole.start:,} bytes at {hole.start:,} hold no valid batch: {lost} lost"
+        kind = "known hole" if hole in known else "quarantined"
+        found.findings.append(
+            Finding(kind, segment.path, text, hole.first, hole.next, hole.start, hole.end - hole.start)
+        )
+    torn = size - found.torn if found.torn >= 0 else 0
+    if torn:
+        text = f"the last {torn:,} bytes hold no valid batch: they will be cut off"
+        found.findings.append(Finding("torn tail", segment.path, text, -1, -1, found.torn, torn))
+
+
+def _compare(segment: Segment, certificate: Certificate, found: Recovered) -> None:
+    """An index file that says something else than the log."""
+    if certificate.size == segment.size and (
+        certificate.next,
+        certificate.last_base,
+        certificate.max_time,
+    ) != (
+        segment.next,
+        segment.last_base,
+        segment.max_time,
+    ):
+        text = f"the index file says next offset {certificate.next:,}, the log {segment.next:,}: it will be rebuilt"
+        found.findings.append(Finding("index", segment.path, text))
+
+
+def load_certificate(files: Files, segment: Segment) -> Certificate | None:
+    """The head of the segment's index file; ``None`` if there is none or it is damaged."""
+    try:
+        fd = files.open_to_read(segment.index_path)
+    except FileNotFoundError:
+        return None
+    try:
+        head = read_all(files, fd, min(4096, files.size(fd)), 0)
+        need = index.head_size(head)
+        if need > len(head):
+            head = read_all(files, fd, min(need, files.size(fd)), 0)
+    finally:
+        files.close(fd)
+    certificate = index.decode(head)
+    return certificate if certificate is not None and certificate.base == segment.base else None
+
+
+def load_entries(files: Files, segment: Segment, certificate: Certificate) -> index.SparseIndex | None:
+    """The entries of the segment's index file; ``None`` if they are damaged."""
+    fd = files.open_to_read(segment.index_path)
+    try:
+        data = read_all(files, fd, 24 * certificate.entries, certificate.entries_at)
+    finally:
+        files.close(fd)
+    return index.decode_entries(data, certificate.entries, certificate.entries_check)
+
+
+def adopt(segment: Segment, certificate: Certificate) -> None:
+    """Takes what an index file says for what the segment holds. Its entries stay on disk until they are needed."""
+    segment.size = segment.certified = certificate.size
+    segment.next = certificate.next
+    segment.max_time = certificate.max_time
+    segment.last_base = certificate.last_base
+    segment.holes = {hole.start: hole for hole in certificate.holes}
+    segment.index = None
+
+
+def scan(
+    read: Read, segment: Segment, end: int, *, ceiling: int, interval: int, producers: dict[int, Standing]
+) -> None:
+    """Reads the batches of a segment from its known size on up to ``end``, about 0.7 µs each and their checksums.
+
+    Extends what ``segment`` says of itself, damaged ranges with valid batches behind them included. Stops behind the
+    last valid batch.
+
+    Args:
+        read: Of the segment's file.
+        segment: Its `size` and `next` say where to begin.
+        end: Position to read up to.
+        ceiling: Offset that no record in it reaches beyond.
+        interval: Bytes between index entries.
+        producers: Updated.
+    """
+    entries = segment.index if segment.index is not None else index.SparseIndex()
+    segment.index = entries
+    position, expected = segment.size, segment.next
+    noted = entries.positions[-1] if entries.positions else -interval
+    window = memoryview(b"")
+    window_at = position
+    unpack = BATCH.unpack_from
+    while position < end:
+        at = position - window_at
+        if len(window) - at < BATCH_HEADER_SIZE:
+            window, window_at, at = memoryview(read(min(_WINDOW, end - position), position)), position, 0
+        stop = 0
+        if len(window) - at >= BATCH_HEADER_SIZE:
+            base, time, length, check, version, _, _, count, producer, epoch, sequence = unpack(window, at)
+            if (
+                base == expected
+                and version == BATCH_VERSION
+                and BATCH_HEADER_SIZE < length <= end - position
+                and count
+                and base + count <= ceiling
+            ):
+                if at + length > len(window):
+                    window, window_at = (
+                        memoryview(read(min(max(_WINDOW, length), end - position), position)),
+                        position,
+                    )
+                    at = 0
+                stop = at + length
+                if stop > len(window) or crc32c(window[at + 24 : stop]) != check:
+                    stop = 0
+        if not stop:
+            behind = next_valid(read, position, end, expected, ceiling)
+            if behind is None:
+                break
+            hole = Hole(position, behind[0], expected, behind[1])
+            segment.holes[position] = hole
+            position, expected = behind
+            continue
+        if position - noted >= interval:
+            entries.add(base, max(time, segment.max_time), position)
+            noted = position
+        if time > segment.max_time:  # noqa: PLR1730 - once a batch
+            segment.max_time = time
+        if producer:
+            last = count - 1
+            producers[producer] = (epoch, (sequence + last) & 0xFFFFFFFF, base + last)
+        segment.last_base = base
+        expected = base + count
+        position = window_at + stop
+        segment.size, segment.next = position, expected
+
+
+def next_valid(read: Read, position: int, end: int, expected: int, ceiling: int) -> tuple[int, int] | None:
+    """Position and base offset of the first valid batch behind damage at ``position``; ``None`` if there is none.
+
+    Costs a pattern search over what is left of the segment (about 100 MB/s).
+
+    Args:
+        read: Of the segment's file.
+        position: Where a batch should begin and none is.
+        end: Where the segment ends.
+        expected: The offset that the damaged batch should have: what is found lies behind it.
+        ceiling: Offset that no record reaches beyond.
+    """
+
+    def valid(at: int) -> tuple[int, int] | None:
+        head = read(BATCH_HEADER_SIZE, at) if end - at > BATCH_HEADER_SIZE else b""
+        if len(head) < BATCH_HEADER_SIZE:
+            return None
+        base, _, length, check, version, _, _, count, *_ = BATCH.unpack_from(head)
+        if version != BATCH_VERSION or not BATCH_HEADER_SIZE < length <= end - at or not count:
+            return None
+        if not expected < base <= ceiling - count:
+            return None
+        whole = read(length, at)
+        return (at, base) if len(whole) == length and crc32c(memoryview(whole)[24:]) == check else None
+
+    if end - position >= BATCH_HEADER_SIZE:
+        length = BATCH.unpack_from(read(BATCH_HEADER_SIZE, position))[2]
+        if length > BATCH_HEADER_SIZE:
+            found = valid(position + length)
+            if found is not None:
+                return found
+    at = position + 1
+    while at + BATCH_HEADER_SIZE < end:
+        window = read(min(_WINDOW, end - at), at)
+        if not window:
+            return None
+        match = _FACE.search(window, _FACE_AT)
+        while match is not None:
+            found = valid(at + match.start() - _FACE_AT)
+            if found is not None:
+                return found
+            match = _FACE.search(window, match.start() + 1)
+        at += max(len(window) - BATCH_HEADER_SIZE, 1)
+    return None

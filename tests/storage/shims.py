@@ -1,0 +1,212 @@
+"""File layers that fail, and that forget."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portask.contracts import EARLIEST, LATEST
+from portask.errors import OffsetOutOfRange
+from portask.messages import Buffer, RecordBatch, TopicPartition
+from portask.storage import SegmentLog
+from portask.storage.files import Files
+from portask_lab.conformance.storage_support import BASE, Driver, batch_of, records
+
+KEY = TopicPartition("orders.eu", 0)
+SMALL: dict[str, Any] = {"segment_bytes": 4096, "index_interval": 256}
+
+
+def small(folder: Path | str, **options: Any) -> SegmentLog:
+    """A log with segments of a few batches."""
+    return SegmentLog(folder, **(SMALL | options))
+
+
+def payloads(storage: Any, key: TopicPartition = KEY) -> dict[int, bytes]:
+    """Every record that can be read, by offset."""
+    driver = Driver(storage)
+    offset, end = driver.lookup(EARLIEST, key), driver.lookup(LATEST, key)
+    found: dict[int, bytes] = {}
+    while offset < end:
+        try:
+            got = records(driver.read(offset, 3000, key))
+        except OffsetOutOfRange as gap:
+            step = gap.first
+        else:
+            found |= {at: message.payload for at, message in got if at >= offset}
+            step = got[-1][0] + 1 if got else offset
+        if step <= offset:
+            pytest.fail(f"a read from offset {offset} of {end} gave nothing new")
+        offset = step
+    return found
+
+
+def batch(number: int, size: int = 1, **fields: Any) -> RecordBatch:
+    """A batch whose payloads say which they are."""
+    return batch_of(*(b"%d.%d" % (number, index) + bytes(number * 7 % 90) for index in range(size)), **fields)
+
+
+def fill(storage: Any, numbers: Sequence[int], key: TopicPartition = KEY) -> dict[int, bytes]:
+    """Appends a batch a number, one to three records each; what was acknowledged, by offset."""
+    driver = Driver(storage)
+    acked: dict[int, bytes] = {}
+    for number in numbers:
+        given = batch(number, 1 + number % 3)
+        base = driver.append(given, BASE + number * 1000, key)
+        for index in range(given.count):
+            acked[base + index] = b"%d.%d" % (number, index) + bytes(number * 7 % 90)
+    return acked
+
+
+class Failing(Files):
+    """Fails the call of a number with an error; half of the bytes of a failing write are written."""
+
+    def __init__(self, at: int = -1, number: int = errno.ENOSPC, *, lasting: bool = False) -> None:
+        self.at = at
+        self.number = number
+        self.lasting = lasting
+        self.calls = 0
+        self.failed: list[str] = []
+
+    def _call(self, name: str) -> bool:
+        mine = self.calls == self.at or (self.lasting and self.at >= 0 and self.calls >= self.at)
+        self.calls += 1
+        if mine:
+            self.failed.append(name)
+        return mine
+
+    def _maybe(self, name: str) -> None:
+        if self._call(name):
+            raise OSError(self.number, os.strerror(self.number))
+
+    def open(self, path: str, *, create: bool = False) -> int:
+        if create or self.number != errno.ENOSPC:
+            self._maybe("open")
+        return super().open(path, create=create)
+
+    def open_to_read(self, path: str) -> int:
+        if self.number != errno.ENOSPC:
+            self._maybe("open_to_read")
+        return super().open_to_read(path)
+
+    def read(self, fd: int, size: int, at: int) -> bytes:
+        if self.number != errno.ENOSPC:
+            self._maybe("read")
+        return super().read(fd, size, at)
+
+    def write(self, fd: int, parts: Sequence[Buffer], at: int) -> int:
+        if self._call("write"):
+            whole = b"".join(parts)
+            super().write(fd, [whole[: len(whole) // 2]], at)
+            raise OSError(self.number, os.strerror(self.number))
+        return super().write(fd, parts, at)
+
+    def truncate(self, fd: int, size: int) -> None:
+        if self.number != errno.ENOSPC:
+            self._maybe("truncate")
+        super().truncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        self._maybe("sync")
+        super().sync(fd)
+
+    def sync_folder(self, path: str) -> None:
+        self._maybe("sync_folder")
+        super().sync_folder(path)
+
+    def make_folder(self, path: str) -> bool:
+        self._maybe("make_folder")
+        return super().make_folder(path)
+
+    def rename(self, old: str, new: str) -> None:
+        self._maybe("rename")
+        super().rename(old, new)
+
+
+class Forgetful(Files):
+    """Remembers what was synced, so that `lose_power` can take everything else back.
+
+    A file's content counts as kept once `sync` returned, a name once its folder was synced. What was not synced may be
+    kept all the same, in part, in any order of pages: a chance decides.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self._paths: dict[int, str] = {}
+        self._inode_content: dict[int, bytes] = {}  # inode → synced content
+        self._names: dict[
+            str, dict[str, int]
+        ] = {}  # folder → name → inode, as synced; folders have inodes too
+
+    def open(self, path: str, *, create: bool = False) -> int:
+        fd = super().open(path, create=create)
+        self._paths[fd] = path
+        return fd
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        size = os.fstat(fd).st_size
+        self._inode_content[os.fstat(fd).st_ino] = os.pread(fd, size, 0)
+
+    def sync_folder(self, path: str) -> None:
+        super().sync_folder(path)
+        self._names[path] = {entry.name: entry.inode() for entry in os.scandir(path)}
+
+    def lose_power(self, chance: random.Random, to: Path) -> None:
+        """Builds in ``to`` what a device might hold after the power failed now."""
+        now = {entry: Path(entry).stat().st_ino for entry in _walk(self.root)}
+        by_inode = {inode: Path(path).read_bytes() for path, inode in now.items() if Path(path).is_file()}
+        self._copy(self.root, to, chance, by_inode)
+
+    def _copy(self, source: str, to: Path, chance: random.Random, content: dict[int, bytes]) -> None:
+        to.mkdir(exist_ok=True)
+        synced = self._names.get(source, {})
+        there = {entry.name: entry for entry in os.scandir(source)} if Path(source).is_dir() else {}
+        for name in sorted(set(synced) | set(there)):
+            if name == "lock":
+                continue
+            entry = there.get(name)
+            if entry is not None and entry.is_dir():
+                if name in synced or chance.random() < 0.5:
+                    self._copy(entry.path, to / name, chance, content)
+                continue
+            options = []
+            if name in synced:
+                options.append(synced[name])
+            if entry is not None and entry.inode() != synced.get(name):
+                options.append(entry.inode())
+            if name not in synced or entry is None:
+                options.append(-1)  # the change of the folder may or may not have got to the device
+            inode = chance.choice(options)
+            if inode >= 0:
+                kept = self._inode_content.get(inode, b"")
+                (to / name).write_bytes(_torn(kept, content.get(inode, kept), chance))
+
+
+def _torn(kept: bytes, now: bytes, chance: random.Random) -> bytes:
+    """Any mixture of what was synced and what was written since, by pages; pages that were never written are zero."""
+    if len(now) < len(kept):
+        return chance.choice((kept, now))
+    size = chance.choice((len(kept), len(now), chance.randint(len(kept), len(now))))
+    out = bytearray(kept + bytes(len(now) - len(kept)))[:size]
+    page = 512
+    for start in range(0, size, page):
+        if chance.random() < 0.5:
+            out[start : start + page] = now[start : min(start + page, size)]
+    return bytes(out)
+
+
+def _walk(root: str) -> list[str]:
+    return [str(path) for path in Path(root).rglob("*")]
+
+
+def copy_log(source: Path, to: Path) -> Path:
+    """A copy of a log's folder, as a kill -9 leaves it: nothing is closed."""
+    shutil.copytree(source, to, ignore=shutil.ignore_patterns("lock"))
+    return to
