@@ -1,0 +1,1 @@
+"""The plainest correct variant of every family: what the fast ones are tested against."""
