@@ -209,6 +209,18 @@ def test_garbage_behind_good_requests_leaves_them_done(correlation: int) -> None
     assert list(desk.broker.sessions) == [reader.session]
 
 
+def test_a_connection_that_breaks_costs_nothing_to_who_creates_a_topic_it_waits_for() -> None:
+    desk = Desk()
+    broken, client = desk.client(), desk.client()
+    broken.subscribe(">")
+    desk.settle()
+    broken.raw = b"garbage" * 10
+    client.open("a")
+    client.publish(batch_of(b"x"))
+    desk.settle()
+    assert client.acked() == [0]
+
+
 def test_nothing_is_taken_after_the_end() -> None:
     desk = Desk()
     client = desk.client()
