@@ -346,8 +346,8 @@ def takes_a_turn_when_woken(entry: Entry) -> None:
 @check(SUITE)
 def drains_when_stopped(entry: Entry) -> None:
     """`stop`, on another thread, says DRAIN to every client, finishes what is under way, ends and frees the port."""
-    with Running(entry) as broker:
-        clients = [Client(broker) for _ in range(3)]
+    with Running(entry) as broker, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(broker)) for _ in range(3)]
         clients[0].open()
         clients[0].subscribe()
         clients[0].publish(batch_of(b"just before"), 0)
@@ -359,7 +359,6 @@ def drains_when_stopped(entry: Entry) -> None:
             client.connection.send(Opcode.DRAIN)
             client.flush()
             client.expect_end()
-            client.close()
         broker.thread.join(GRACE + PATIENCE)
         require(not broker.thread.is_alive(), "run() did not return")
         require(time.monotonic() - began < GRACE + PATIENCE, "it took longer than its grace")
@@ -370,13 +369,11 @@ def drains_when_stopped(entry: Entry) -> None:
 @check(SUITE)
 def stops_in_spite_of_clients(entry: Entry) -> None:
     """Clients that stay are hung up on when the grace is over; `stop` may be called twice, and after the end."""
-    with Running(entry) as broker:
-        client = Client(broker)
+    with Running(entry) as broker, Client(broker) as client:
         broker.server.stop()
         broker.server.stop()
         client.expect(Opcode.DRAIN)
         client.expect_end()
-        client.close()
         broker.thread.join(GRACE + PATIENCE)
         require(not broker.thread.is_alive(), "run() did not return")
         broker.server.stop()
@@ -394,8 +391,8 @@ def says_that_the_port_is_taken(entry: Entry) -> None:
         bystander.ping()
 
 
-def _eventually(condition: Callable[[], bool], complaint: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
+def _eventually(condition: Callable[[], bool], complaint: str, seconds: float = 0.0) -> None:
+    deadline = time.monotonic() + (seconds or PATIENCE)
     while not condition():
         require(time.monotonic() < deadline, complaint)
         time.sleep(0.002)

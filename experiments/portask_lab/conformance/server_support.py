@@ -58,7 +58,7 @@ class Running:
 
     def __enter__(self) -> Self:
         self.thread.start()
-        require(self._ready.wait(PATIENCE), "run() did not call ready within 5 s")
+        require(self._ready.wait(PATIENCE), "run() did not call ready")
         if self.failure is not None:
             raise self.failure
         return self
@@ -122,9 +122,9 @@ class Client:
 
     # ── frames ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def frame(self, timeout: float = PATIENCE) -> Frame | None:
+    def frame(self, timeout: float | None = None) -> Frame | None:
         """The next frame; ``None`` when the broker hung up or nothing came in time (`closed` tells which)."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + (PATIENCE if timeout is None else timeout)
         while not self._frames and not self.closed:
             self.sock.settimeout(max(0.001, deadline - time.monotonic()))
             try:

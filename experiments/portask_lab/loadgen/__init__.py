@@ -15,14 +15,13 @@ down; and able to tell that it was at fault. Three rules follow.
    figures worse, since they are part of the latency; they are reported.
 
 **One process, one thread.** Publisher and consumer are two connections of one thread that spins between them.
-On two cores that leaves one whole core to the broker. With two processes, three runnable ones share two
-cores: the same broker measured p50 some 10-25% and p99 several times higher and noisier, because a spinning
-consumer is descheduled while the publisher runs. ``python -m portask_lab.loadgen.compare`` shows it on any
-machine.
+On two cores that leaves one whole core to the broker. With two processes that spin, three that can run share
+two cores: the broker waits for one of them to be descheduled, and at 10,000 messages a second its p99 becomes
+that of the scheduler, milliseconds. ``python -m portask_lab.loadgen.compare`` shows it on any machine.
 
-**Sleep, then spin.** A sleeping process wakes some 100 µs late (timer slack, wake-up), as much as what is to
-be measured. So with nothing under way the generator sleeps until `openloop.MARGIN_NS` before the next send,
-and spins the rest; while anything is under way it spins. Where the broker's CPU is measured it only sleeps: a
+**Sleep, then spin.** A sleeping process wakes some 100 µs late, on a core with cold caches; a virtual core that
+halted may come back milliseconds late. So the generator sleeps only when nothing is under way and the next
+send is more than `openloop.MARGIN_NS` away; else it spins. Where the broker's CPU is measured it only sleeps: a
 spinning neighbour would change the clock speed and make the machine's busy time meaningless.
 
 **Batches are encoded before the run.** Sending one stamps the times, the sequence number and two checksums

@@ -16,8 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-import msgspec
-
 from portask.errors import ConnectFailed
 
 START_SECONDS = 15.0
@@ -27,18 +25,24 @@ STOP_SECONDS = 3.0
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
-class Machine(msgspec.Struct, frozen=True):
-    """The whole machine's CPU time since it started, seconds over all cores."""
+class Machine:
+    """The CPU time of every task on the machine, or of those that its container shows.
 
-    busy: float
-    total: float
+    From each task's ``schedstat``, in ns, not from ``/proc/stat``: that is sampled by the timer tick, and work that
+    keeps step with the tick, as a batch a millisecond does, is seen at every tick or at none.
+    """
 
-    @classmethod
-    def read(cls) -> Machine:
-        """From ``/proc/stat``; its resolution is a tick, 10 ms on most kernels."""
-        fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        hertz = os.sysconf("SC_CLK_TCK")
-        return cls((sum(fields) - fields[3] - fields[4]) / hertz, sum(fields) / hertz)
+    def __init__(self) -> None:
+        self.tasks: dict[str, int] = {}
+        for pid in Path("/proc").iterdir():
+            if pid.name.isdigit():
+                for task in _tasks(int(pid.name)):
+                    with contextlib.suppress(OSError):  # it just ended
+                        self.tasks[task.name] = int((task / "schedstat").read_text().split()[0])
+
+    def since(self, before: Machine) -> float:
+        """CPU seconds since another reading; what ended in between is missing."""
+        return sum(now - before.tasks.get(task, 0) for task, now in self.tasks.items()) / 1e9
 
 
 class Child:

@@ -148,8 +148,8 @@ PLANS: tuple[Plan, ...] = (
         seconds=(0.4, 10.0),
         controlled=False,
     ),
-    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(4.5, 40.0), controlled=False),
-    Plan("cpu", "network.client_cpu", quick=(_FIFTY,), seconds=(1.5, 40.0), controlled=False),
+    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(4.2, 40.0), controlled=False),
+    Plan("cpu", "network.client_cpu", quick=(_FIFTY,), seconds=(1.2, 40.0), controlled=False),
     Plan(
         "connections",
         "network.connections",

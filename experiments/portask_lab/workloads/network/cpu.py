@@ -7,9 +7,7 @@ call. Hence the machine's busy time beside the broker's. The generator sleeps be
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, NamedTuple
 
 from portask.registry import Entry
 from portask_lab.loadgen import clients, openloop, schedule
@@ -27,7 +25,7 @@ _BACKLOG_SECONDS = 0.1
 """More than what is due in this time under way at once voids the run: the broker did not keep up."""
 
 
-class _Reading(msgspec.Struct):
+class _Reading(NamedTuple):
     at: float
     cpu: float
     machine: Machine
@@ -42,7 +40,7 @@ class _Meter:
 
     def read(self) -> None:
         """One end."""
-        self._readings.append(_Reading(time.monotonic(), self._child.cpu(), Machine.read()))
+        self._readings.append(_Reading(time.monotonic(), self._child.cpu(), Machine()))
 
     def idle(self, seconds: float) -> float:
         """% of a core while nothing happens."""
@@ -60,7 +58,7 @@ class _Meter:
     def machine(self) -> float:
         """% of a core that the whole machine was busy in the window, everything included."""
         first, last = self._readings
-        return (last.machine.busy - first.machine.busy) / (last.at - first.at) * 100
+        return last.machine.since(first.machine) / (last.at - first.at) * 100
 
 
 class Cpu:
