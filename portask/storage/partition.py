@@ -172,10 +172,11 @@ class PartitionLog:
             return
         self.segments = found.segments
         self._bases = array("Q", (segment.base for segment in found.segments))
-        self.producers = found.producers
         active = self.segments[-1]
         self.next = self.end = self.assigned = found.next
         self.first = self._first_saved = found.first
+        self.producers = found.producers
+        self._forget_producers()
         self.newest = next((s.last_base for s in reversed(self.segments) if s.last_base >= 0), self.first)
         self.bytes = sum(segment.size - HEADER_SIZE for segment in self.segments)
         if found.torn >= 0:
@@ -470,6 +471,12 @@ class PartitionLog:
             self.producers = {
                 p: standing for p, standing in self.producers.items() if standing[2] >= self.first
             }
+
+    def _forget_producers(self) -> None:
+        """Those whose records were all trimmed, so that the table does not grow for ever."""
+        gone = [producer for producer, standing in self.producers.items() if standing[2] < self.first]
+        for producer in gone:
+            del self.producers[producer]
 
     def _forget_oldest(self, following: int, size: int) -> None:
         oldest = self.segments.pop(0)

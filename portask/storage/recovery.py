@@ -5,18 +5,14 @@ offset, what is lost is said by offset, and nothing is invented. Three things ha
 
 - A broker is killed, or the power fails, while it writes. Then the *end* of the newest segment is half a batch, or
   (after a power loss) zeros, or older than it was. Nothing behind it is valid. That end is cut off: the **tail rule**.
-- Bytes rot, in the middle. Then valid batches follow. The range is **quarantined**: it stays in the file, the index
-  notes it as a hole, readers skip it. Cutting at the first bad byte would throw away everything behind it.
+- Bytes rot, in the middle. Then valid batches follow (`portask.storage.damage` finds them). The range is
+  **quarantined**: it stays in the file, the index notes it as a hole, readers skip it. Cutting at the first bad byte
+  would throw away everything behind it.
 - Files are missing or were cut by somebody. The offsets between what is there become a hole without bytes.
 
 **How a batch is known as valid.** Its checksum holds, and its base offset is the one that must come next: the offsets
 of a partition are dense. The second condition matters, since the broker's stamp stands outside the checksum. (The
 append time stands there too, and nothing tells a wrong one: a flipped bit in it is not found.)
-
-**How the log is picked up behind damage.** First where the damaged header says that its batch ends: when only the
-record area is damaged that is right. If no valid batch is there, every byte position is tried, by a pattern of header
-bytes that are always the same. A payload may itself hold a valid batch, so a batch that is found must also carry an
-offset behind the last valid one and before the next segment.
 
 Segments with an index file are trusted up to the size it vouches for and not read: reads verify checksums anyhow, and
 ``portask log verify`` reads everything.
@@ -24,32 +20,20 @@ Segments with an index file are trusted up to the size it vouches for and not re
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from struct import Struct
-
 import msgspec
 from crc32c import crc32c
 
 from portask.errors import StorageError
 from portask.messages import TopicPartition
 from portask.storage import index, segments
+from portask.storage.damage import BATCH, Read, pick_up
 from portask.storage.files import Files, read_all
 from portask.storage.index import Certificate, Hole, Standing
 from portask.storage.segments import HEADER_SIZE, Segment
 from portask.wire.batches import BATCH_HEADER_SIZE, BATCH_VERSION
 
-BATCH = Struct("<QQIIBBHI16xQH2xI")
-"""Of a batch header: base offset, append time, length, checksum, version, codec, attributes, count, producer, epoch,
-sequence."""
 _WINDOW = 1 << 20
 _REACH = 1 << 32  # a damaged range of the newest segment holds fewer records than that
-# From byte 24 of a batch: version, any codec, attributes without reserved bits, …, the zero field.
-_FACE = re.compile(rb"\x01.[\x00-\x0f].{31}\x00\x00", re.DOTALL)
-_FACE_AT = 24
-
-Read = Callable[[int, int], bytes]
-"""``read(size, at)`` of one segment file."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -184,10 +168,11 @@ def _recover_segment(
     if certificate is not None and not found.segments:
         found.first = certificate.first
     if certificate is not None and trust and certificate.size <= size:
-        adopt(segment, certificate)
-        found.producers = dict(certificate.producers)
-        if segment.size < size:
-            segment.index = load_entries(files, segment, certificate)
+        # the entries are needed now only if more come behind them
+        entries = load_entries(files, segment, certificate) if certificate.size < size else None
+        if entries is not None or certificate.size == size:
+            adopt(segment, certificate, entries)
+            found.producers = dict(certificate.producers)
     if segment.size < size:
         found.scanned += size - segment.size
         ceiling = segment.next + _REACH if following is None else following
@@ -285,14 +270,14 @@ def load_entries(files: Files, segment: Segment, certificate: Certificate) -> in
     return index.decode_entries(data, certificate.entries, certificate.entries_check)
 
 
-def adopt(segment: Segment, certificate: Certificate) -> None:
-    """Takes what an index file says for what the segment holds. Its entries stay on disk until they are needed."""
+def adopt(segment: Segment, certificate: Certificate, entries: index.SparseIndex | None) -> None:
+    """Takes what an index file says for what the segment holds. ``None`` leaves its entries on disk for now."""
     segment.size = segment.certified = certificate.size
     segment.next = certificate.next
     segment.max_time = certificate.max_time
     segment.last_base = certificate.last_base
     segment.holes = {hole.start: hole for hole in certificate.holes}
-    segment.index = None
+    segment.index = entries
 
 
 def scan(
@@ -314,6 +299,7 @@ def scan(
     entries = segment.index if segment.index is not None else index.SparseIndex()
     segment.index = entries
     position, expected = segment.size, segment.next
+    ahead: list[tuple[int, int]] = []
     noted = entries.positions[-1] if entries.positions else -interval
     window = memoryview(b"")
     window_at = position
@@ -342,12 +328,13 @@ def scan(
                 if stop > len(window) or crc32c(window[at + 24 : stop]) != check:
                     stop = 0
         if not stop:
-            behind = next_valid(read, position, end, expected, ceiling)
-            if behind is None:
+            ahead = [known for known in ahead if known[0] > position] or pick_up(
+                read, position, end, expected, ceiling
+            )
+            if not ahead:
                 break
-            hole = Hole(position, behind[0], expected, behind[1])
-            segment.holes[position] = hole
-            position, expected = behind
+            segment.holes[position] = Hole(position, ahead[0][0], expected, ahead[0][1])
+            position, expected = ahead.pop(0)
             continue
         if position - noted >= interval:
             entries.add(base, max(time, segment.max_time), position)
@@ -361,49 +348,3 @@ def scan(
         expected = base + count
         position = window_at + stop
         segment.size, segment.next = position, expected
-
-
-def next_valid(read: Read, position: int, end: int, expected: int, ceiling: int) -> tuple[int, int] | None:
-    """Position and base offset of the first valid batch behind damage at ``position``; ``None`` if there is none.
-
-    Costs a pattern search over what is left of the segment (about 100 MB/s).
-
-    Args:
-        read: Of the segment's file.
-        position: Where a batch should begin and none is.
-        end: Where the segment ends.
-        expected: The offset that the damaged batch should have: what is found lies behind it.
-        ceiling: Offset that no record reaches beyond.
-    """
-
-    def valid(at: int) -> tuple[int, int] | None:
-        head = read(BATCH_HEADER_SIZE, at) if end - at > BATCH_HEADER_SIZE else b""
-        if len(head) < BATCH_HEADER_SIZE:
-            return None
-        base, _, length, check, version, _, _, count, *_ = BATCH.unpack_from(head)
-        if version != BATCH_VERSION or not BATCH_HEADER_SIZE < length <= end - at or not count:
-            return None
-        if not expected < base <= ceiling - count:
-            return None
-        whole = read(length, at)
-        return (at, base) if len(whole) == length and crc32c(memoryview(whole)[24:]) == check else None
-
-    if end - position >= BATCH_HEADER_SIZE:
-        length = BATCH.unpack_from(read(BATCH_HEADER_SIZE, position))[2]
-        if length > BATCH_HEADER_SIZE:
-            found = valid(position + length)
-            if found is not None:
-                return found
-    at = position + 1
-    while at + BATCH_HEADER_SIZE < end:
-        window = read(min(_WINDOW, end - at), at)
-        if not window:
-            return None
-        match = _FACE.search(window, _FACE_AT)
-        while match is not None:
-            found = valid(at + match.start() - _FACE_AT)
-            if found is not None:
-                return found
-            match = _FACE.search(window, match.start() + 1)
-        at += max(len(window) - BATCH_HEADER_SIZE, 1)
-    return None

@@ -17,15 +17,24 @@ from portask.errors import OffsetOutOfRange
 from portask.messages import Buffer, RecordBatch, TopicPartition
 from portask.storage import SegmentLog
 from portask.storage.files import Files
-from portask_lab.conformance.storage_support import BASE, Driver, batch_of, records
+from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of, records
 
-KEY = TopicPartition("orders.eu", 0)
 SMALL: dict[str, Any] = {"segment_bytes": 4096, "index_interval": 256}
+
+
+class Hasty(Files):
+    """Does not wait for the device: for tests of what is in the files."""
+
+    def sync(self, fd: int) -> None:
+        pass
+
+    def sync_folder(self, path: str) -> None:
+        pass
 
 
 def small(folder: Path | str, **options: Any) -> SegmentLog:
     """A log with segments of a few batches."""
-    return SegmentLog(folder, **(SMALL | options))
+    return SegmentLog(folder, **(SMALL | {"files": Hasty()} | options))
 
 
 def payloads(storage: Any, key: TopicPartition = KEY) -> dict[int, bytes]:
@@ -206,7 +215,9 @@ def _walk(root: str) -> list[str]:
     return [str(path) for path in Path(root).rglob("*")]
 
 
-def copy_log(source: Path, to: Path) -> Path:
-    """A copy of a log's folder, as a kill -9 leaves it: nothing is closed."""
+def copy_log(source: Path, to: Path, storage: SegmentLog | None = None) -> Path:
+    """A copy of a log's folder as a kill -9 leaves it, but for what the syncing thread still had to do."""
+    if storage is not None:
+        storage._syncer.settle()
     shutil.copytree(source, to, ignore=shutil.ignore_patterns("lock"))
     return to
