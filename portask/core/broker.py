@@ -21,10 +21,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
+from portask.contracts import LATEST, Catalog, Deferred, Found, Gathering, Storage
 from portask.core import requests
+from portask.core.coordinator import Coordinator
+from portask.core.dead_letters import Rewrite
 from portask.core.delivery import Delivery
 from portask.core.partitions import Partition, Subscription, Topic
+from portask.core.ranges import NEVER
 from portask.core.retention import Retention
 from portask.core.session import ANSWERS_LIMIT, Session
 from portask.core.topics import check_name
@@ -85,9 +88,13 @@ class Broker:
         now: The current turn's time, µs since the epoch.
         topics: By name.
         sessions: The open connections, oldest first.
+        groups: Consumer groups, whether anybody is there or not.
     """
 
-    def __init__(self, storage: Storage, options: Options | None = None) -> None:
+    def __init__(
+        self, storage: Storage, options: Options | None = None, rewrite: Rewrite | None = None
+    ) -> None:
+        """Finds the topics and groups again that ``storage`` knows; ``rewrite`` makes dead letters."""
         self.options = options or Options()
         self.storage = storage
         self.wake: Callable[[], None] = lambda: None
@@ -96,6 +103,7 @@ class Broker:
         self.sessions: dict[Session, None] = {}
         self.draining = False
         self.delivery = Delivery(storage, self.mark)
+        self.groups = Coordinator(self, rewrite)
         self.turns = 0
         self.in_turn = False
         self._arrived: dict[Session, None] = {}
@@ -116,6 +124,7 @@ class Broker:
             codec=self.options.clients[0],
             compression=self.options.clients[1],
         )
+        self._restore()
 
     # ── what a server calls
     # ───────────────────────────────────────────────────────────────────────────────────────
@@ -157,7 +166,10 @@ class Broker:
         if session.paused:
             self._dirty[session] = None
         for subscription in session.subscriptions.values():
-            self.delivery.nudge(subscription)
+            if subscription.member is not None:
+                self.groups.nudge(subscription.member)
+            else:
+                self.delivery.nudge(subscription)
 
     def turn(self, now: int) -> Sequence[Session]:
         """See `portask.contracts.Engine.turn`."""
@@ -166,6 +178,9 @@ class Broker:
         self.in_turn = True
         if self._deferred is not None:
             self._deferred.poll()
+        groups = self.groups
+        if groups.due <= now:
+            groups.tick(now)
         arrived, self._arrived = self._arrived, {}
         dirty = self._dirty
         for session in arrived:
@@ -179,12 +194,16 @@ class Broker:
         touched = self._touched
         while touched:
             partition, _ = touched.popitem()
+            if partition.shares:
+                groups.delivery.fresh(partition, now)
             if partition.fresh:
                 self.delivery.fresh(partition, now)
             else:
                 self.delivery.behind.update(partition.cursors)
         if self.delivery.behind:
             self.delivery.catch_up(now)
+        if groups.busy:
+            groups.deliver(now)
         if now >= self._next_sweep:
             self._sweep(now)
         if self._gathering is not None:
@@ -198,17 +217,19 @@ class Broker:
 
     def deadline(self) -> int | None:
         """See `portask.contracts.Engine.deadline`."""
-        if self.delivery.behind or self._dirty or self._touched or self._arrived:
+        groups = self.groups
+        if self.delivery.behind or self._dirty or self._touched or self._arrived or groups.busy:
             return 0
         if self.sessions or self.options.retention:
-            return self._next_sweep
-        return None
+            return min(self._next_sweep, groups.due)
+        return groups.due if groups.due < NEVER else None
 
     def drain(self, now: int) -> None:
         """See `portask.contracts.Engine.drain`."""
         self.now = now
         self.draining = True
         self._dirty.update(self.sessions)  # the end of the next turn says it
+        self.groups.save()
 
     # ── what requests use
     # ─────────────────────────────────────────────────────────────────────────────────────────
@@ -237,23 +258,37 @@ class Broker:
                 f"{partitions:,} partitions: this broker allows 1 to {self.options.max_partitions:,}, "
                 "0 for its default"
             )
-        created = Topic(
-            name,
-            [
-                Partition(TopicPartition(name, number), 0)
-                for number in range(
-                    self.options.partitions.get(name, partitions) or self.options.default_partitions
-                )
-            ],
-        )
-        for partition in created.partitions:
-            self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
-        self.topics[name] = created
+        created = self._create(name, self.options.partitions.get(name, partitions))
         for session in self.sessions:
             for subscription in session.subscriptions.values():
                 if subscription.matches(name):
                     requests.assign(self, subscription, created)
         return created
+
+    def _create(self, name: str, partitions: int) -> Topic:
+        numbers = range(partitions or self.options.default_partitions)
+        created = self.topics[name] = Topic(
+            name, [Partition(TopicPartition(name, number), 0) for number in numbers]
+        )
+        for partition in created.partitions:
+            self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
+        return created
+
+    def _restore(self) -> None:
+        """The topics that the storage has records of, or that a group waits at, and the groups."""
+        storage = self.storage
+        saved = list(self.groups.saved())
+        most: dict[str, int] = {}
+        known = storage.partitions() if isinstance(storage, Catalog) else ()
+        for key in (*known, *(partition for _, partition, _ in saved)):
+            most[key.topic] = max(most.get(key.topic, 0), key.partition + 1)
+        for name, count in most.items():
+            # partitions without a record leave no trace: the settings say how many there were at least
+            wanted = self.options.partitions.get(name, self.options.default_partitions)
+            self._create(name, max(count, wanted))
+        for group, key, state in saved:
+            self.groups.restore(group, self.topics[key.topic].partitions[key.partition], state)
+        self._touched.clear()  # nobody is there yet
 
     def _notified(self) -> None:
         self.wake()  # looked up late: the server sets it after the broker is made
@@ -283,6 +318,10 @@ class Broker:
 
     def forget(self, subscription: Subscription) -> None:
         """Takes a subscription's cursors off their partitions."""
+        if subscription.member is not None:
+            for seat in subscription.member.seats:
+                subscription.session.cursors.pop(seat.delivery, None)
+            self.groups.leave(subscription.member)
         for cursor in subscription.cursors:
             cursor.partition.cursors.pop(cursor, None)
             self.delivery.behind.pop(cursor, None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from portask.core.topics import is_literal, matcher
 from portask.messages import RecordBatch, TopicPartition
 
 if TYPE_CHECKING:
+    from portask.core.groups import Member, Share
     from portask.core.session import Session
 
 
@@ -18,16 +19,18 @@ class Partition:
         key: Topic and number.
         next: The offset that the next append gets, as far as completed appends say.
         cursors: Who reads it.
+        shares: The groups that have members here.
         fresh: Batches appended in the current turn, with their base offsets: these may go out without being
             read back.
     """
 
-    __slots__ = ("cursors", "fresh", "key", "next")
+    __slots__ = ("cursors", "fresh", "key", "next", "shares")
 
     def __init__(self, key: TopicPartition, next_offset: int) -> None:
         self.key = key
         self.next = next_offset
         self.cursors: dict[Cursor, None] = {}
+        self.shares: dict[Share, None] = {}
         self.fresh: list[tuple[int, RecordBatch]] = []
 
 
@@ -63,27 +66,40 @@ class Cursor:
 
 
 class Subscription:
-    """One SUBSCRIBE: a filter, credit shared by its partitions, and their cursors.
+    """One SUBSCRIBE: a filter, credit shared by its partitions, and their cursors; or a member of a group.
 
     Attributes:
         channel: The client's number for it.
+        matches: Whether a topic is meant.
+        literal: Whether it names one topic.
         messages: Credit left, in messages. Below zero after a batch took more than there was: batches are
             never cut.
         bytes: Credit left, in bytes.
+        member: What it is in its group; such a subscription has no cursors.
     """
 
-    __slots__ = ("bytes", "channel", "cursors", "matches", "messages", "only_partition", "session")
+    __slots__ = (
+        "bytes",
+        "channel",
+        "cursors",
+        "literal",
+        "matches",
+        "member",
+        "messages",
+        "only_partition",
+        "session",
+    )
 
-    def __init__(
-        self, session: Session, channel: int, matches: Callable[[str], object], only_partition: int | None
-    ) -> None:
+    def __init__(self, session: Session, channel: int, text: str, only_partition: int | None) -> None:
         self.session = session
         self.channel = channel
-        self.matches = matches
+        self.matches = matcher(text)
+        self.literal = is_literal(text)
         self.only_partition = only_partition
         self.messages = 0
         self.bytes = 0
         self.cursors: list[Cursor] = []
+        self.member: Member | None = None
 
     @property
     def ready(self) -> bool:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from portask.contracts import EARLIEST, LATEST, Catalog, Found
+from portask.core import group_requests
 from portask.core.fetching import Fetch
+from portask.core.groups import Seat
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
+from portask.core.positions import resume_offset, start_offset
 from portask.core.session import Channel, Later, Session
 from portask.core.topics import check_filter, matcher
 from portask.errors import (
@@ -17,7 +20,6 @@ from portask.errors import (
     Draining,
     LocalProtocolError,
     NotPermitted,
-    OffsetOutOfRange,
     PortaskError,
     RemoteProtocolError,
     UnknownPartition,
@@ -137,11 +139,14 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError(f"partition {body.partition}: the first is 0")
     check_filter(body.filter)
     session.make_room()
-    subscription = Subscription(session, number, matcher(body.filter), body.partition)
+    subscription = Subscription(session, number, body.filter, body.partition)
     subscription.messages, subscription.bytes = body.messages, body.bytes
-    session.subscriptions[number] = subscription
     matching = [topic for topic in broker.topics.values() if subscription.matches(topic.name)]
     wanted = [partition for topic in matching for partition in _chosen(subscription, topic)]
+    if body.group:
+        group_requests.Joining(broker, subscription, frame, body).begin(wanted)
+        return
+    session.subscriptions[number] = subscription
     waiting = len(wanted)
     failed = False
 
@@ -175,14 +180,17 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
         key = partition.key
         known = body.resume.get(key.topic, ())
         if key.partition < len(known) and known[key.partition] >= 0:
-            _resume_offset(broker, partition, known[key.partition], start(partition))
+            resume_offset(broker, partition, known[key.partition], start(partition))
         else:
-            _start_offset(broker, partition, body.start, body.time, start(partition))
+            start_offset(broker, partition, body.start, body.time, start(partition))
 
 
 def assign(broker: Broker, subscription: Subscription, topic: Topic) -> None:
     """A topic was created that a subscription waits for: it is read from its first record."""
     if subscription.session.gone:
+        return
+    if subscription.member is not None:
+        group_requests.assign(broker, subscription.member, _chosen(subscription, topic))
         return
     for partition in _chosen(subscription, topic):
         _add_cursor(broker, subscription, partition, partition.next)
@@ -210,43 +218,6 @@ def _add_cursor(broker: Broker, subscription: Subscription, partition: Partition
         broker.delivery.behind[cursor] = None
 
 
-def _start_offset(broker: Broker, partition: Partition, start: int, time: int | None, done: Found) -> None:
-    """The offset that a request means, or an error that says what there is."""
-    storage, key = broker.storage, partition.key
-
-    def empty_is_zero(offset: int, error: PortaskError | None) -> None:
-        if isinstance(error, UnknownPartition):
-            done(0, None)
-        else:
-            done(offset, error)
-
-    def check_bounds(first: int, error: PortaskError | None) -> None:
-        if isinstance(error, UnknownPartition):
-            first, error = 0, None
-        if error is None and not first <= start <= partition.next:
-            text = f"offset {start} of {key} is not there: it holds {first} to {partition.next}"
-            error = OffsetOutOfRange(text, first, partition.next)
-        done(start, error)
-
-    if time is not None:
-        storage.lookup(key, max(time, 0), empty_is_zero)
-    elif start < 0:
-        storage.lookup(key, start, empty_is_zero)
-    else:
-        storage.lookup(key, EARLIEST, check_bounds)
-
-
-def _resume_offset(broker: Broker, partition: Partition, offset: int, done: Found) -> None:
-    """The offset that a cut-off subscription asks for; the oldest one if retention, or a lost log, took it away."""
-
-    def check_bounds(first: int, error: PortaskError | None) -> None:
-        if isinstance(error, UnknownPartition):
-            first, error = 0, None
-        done(offset if first <= offset <= partition.next else first, error)
-
-    broker.storage.lookup(partition.key, EARLIEST, check_bounds)
-
-
 def _unsubscribe(broker: Broker, session: Session, frame: Frame) -> None:
     subscription = session.subscriptions.pop(frame.channel, None)
     if subscription is not None:
@@ -264,25 +235,41 @@ def _credit(broker: Broker, session: Session, frame: Frame) -> None:
         return  # credit crossed an UNSUBSCRIBE on the way
     subscription.messages += body.messages
     subscription.bytes += body.bytes
-    broker.delivery.nudge(subscription)
+    if subscription.member is not None:
+        broker.groups.nudge(subscription.member)
+    else:
+        broker.delivery.nudge(subscription)
 
 
 def _ack(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Ack)
     cursor = session.cursors.get(frame.channel)
-    if cursor is not None:
-        for first, last in body.ranges:
-            if not 0 <= first <= last < cursor.offset:
-                raise RemoteProtocolError(
-                    f"ACK of the offsets {first} to {last}: {cursor.offset} is the next to deliver"
-                )
-            cursor.acked = max(cursor.acked, last)
+    if cursor is None:
+        return  # it crossed an UNSUBSCRIBE on the way
+    if isinstance(cursor, Seat):
+        group_requests.ack(broker, cursor, body)
+        return
+    for first, last in body.ranges:
+        if not 0 <= first <= last < cursor.offset:
+            raise RemoteProtocolError(
+                f"ACK of the offsets {first} to {last}: {cursor.offset} is the next to deliver"
+            )
+        cursor.acked = max(cursor.acked, last)
 
 
 def _nack(broker: Broker, session: Session, frame: Frame) -> None:
-    raise NotPermitted(
-        "NACK needs a group: a plain subscription sees every record once; subscribe again from the offset"
-    )
+    body = control.decode(frame.body, control.Nack)
+    cursor = session.cursors.get(frame.channel)
+    if isinstance(cursor, Seat):
+        group_requests.nack(broker, cursor, body)
+    elif cursor is not None:
+        raise NotPermitted(
+            "NACK needs a group: a plain subscription sees every record once; subscribe again from the offset"
+        )
+
+
+def _drop_group(broker: Broker, session: Session, frame: Frame) -> None:
+    group_requests.drop(broker, session, frame)
 
 
 def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
@@ -296,12 +283,13 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
 
     session.make_room()
     fetch = Fetch(broker, session, frame, partition, body.bytes)
-    _start_offset(broker, partition, body.start, body.time, fetch.start)
+    start_offset(broker, partition, body.start, body.time, fetch.start)
 
 
 def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Describe)
-    matches = matcher(check_filter(body.filter))
+    matches = matcher(check_filter(body.filter)) if body.filter else str.isspace  # no topic's name is
+    groups = group_requests.describe(broker, body.groups)
     session.make_room()
     storage = broker.storage
     catalog = storage if isinstance(storage, Catalog) else None
@@ -314,7 +302,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
         if waiting or session.gone:
             return
         reply = control.Described(
-            described, storage.durability.value, len(broker.sessions), broker.options.name
+            described, storage.durability.value, len(broker.sessions), broker.options.name, groups=groups
         )
         encoded = control.encode(reply)
         session.answered += len(encoded)
@@ -330,9 +318,8 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
         parts = []
         for partition in topic.partitions:
             size = catalog.size(partition.key) if catalog else -1
-            info = control.PartitionInfo(
-                partition.key.partition, 0, partition.next, size, len(partition.cursors)
-            )
+            readers = len(partition.cursors) + sum(len(share.seats) for share in partition.shares)
+            info = control.PartitionInfo(partition.key.partition, 0, partition.next, size, readers)
             waiting += 1
             storage.lookup(partition.key, EARLIEST, _first_of(info, looked_up))
             parts.append(info)
@@ -370,6 +357,7 @@ _HANDLERS: dict[int, Handler] = {
     Opcode.NACK: _nack,
     Opcode.FETCH: _fetch,
     Opcode.DESCRIBE: _describe,
+    Opcode.DROP_GROUP: _drop_group,
     Opcode.PONG: _ignore,
     Opcode.ERROR: _ignore,
     Opcode.DRAIN: _ignore,

@@ -17,6 +17,7 @@ from portask.wire.frames import Frame, Opcode
 
 if TYPE_CHECKING:
     from portask.core.broker import Broker
+    from portask.core.groups import Seat
 
 
 ANSWERS_LIMIT = 1 << 20
@@ -96,7 +97,7 @@ class Session:
         self.acking: dict[int, Channel] = {}
         self.unacked = 0
         self.subscriptions: dict[int, Subscription] = {}
-        self.cursors: dict[int, Cursor] = {}
+        self.cursors: dict[int, Cursor | Seat] = {}
         self.next_delivery = control.DELIVERY_CHANNELS
 
     def receive(self, data: Buffer) -> None:

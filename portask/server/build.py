@@ -12,6 +12,7 @@ from portask.config.settings import Settings
 from portask.contracts import Server, Storage
 from portask.core.broker import Broker, Options
 from portask.core.retention import Retention
+from portask.server.dead_letters import rewrite
 
 _US = 1_000_000
 PARTS = ("pool", "workers", "compression", "ring")
@@ -32,7 +33,7 @@ def build(settings: Settings) -> tuple[Broker, Server]:
     given = {"max_bytes": settings.memory.max_bytes}
     storage: Storage = _make(settings, "storage", given)
     server: Server = _make(settings, "server", given)
-    return Broker(storage, options(settings)), server
+    return Broker(storage, options(settings), rewrite), server
 
 
 def options(settings: Settings) -> Options:

@@ -37,10 +37,13 @@ BATCH_VERSION = 1
 STAMP_SIZE = 16
 MAX_RAW_LENGTH = 64 * 1024 * 1024
 """Most raw bytes that one batch may declare unless a caller sets another limit."""
+ANY_RAW_LENGTH = 0xFFFF_FFFF
+"""The limit for batches that are stored: they were checked against the limit of their time."""
 
 _HEADER = Struct("<QQIIBBHIIIQQHHI")
 _CHECKED = Struct("<BBHIIIQQHHI")
 _STAMP = Struct("<QQ")
+_PRODUCER = Struct("<QHHI")
 _LENGTH_AT = Struct("<I")
 _PEEK = Struct("<QQ12xI4xI")
 _RESERVED_ATTRIBUTES = 0x00F0
@@ -96,6 +99,19 @@ def build(
         4, "little"
     )
     return b"".join((head, sizes, tail, body))
+
+
+def numbered(batch: bytes, producer: int, epoch: int, sequence: int) -> bytes:
+    """A copy of a batch that carries its producer's id, epoch and first sequence number."""
+    tail = batch[24:48] + _PRODUCER.pack(producer, epoch, 0, sequence)
+    body = memoryview(batch)[BATCH_HEADER_SIZE:]
+    return b"".join((batch[:20], crc32c(body, crc32c(tail)).to_bytes(4, "little"), tail, body))
+
+
+def checksum(batch: Buffer) -> int:
+    """The CRC32C in the header of a batch that was checked before."""
+    (check,) = _LENGTH_AT.unpack_from(batch, 20)
+    return int(check)
 
 
 def stamp(base_offset: int, append_time: int) -> bytes:

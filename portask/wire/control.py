@@ -88,21 +88,33 @@ class Open(msgspec.Struct, omit_defaults=True):
         partition: From 0.
         partitions: In the request: how many to create if the topic is new, 0 for the broker's default. In
             the reply: how many there are.
+        producer: An idempotent producer's id, when it has to say something about its numbers; 0 otherwise.
+        epoch: Its epoch.
+        sequence: The number of its next batch: those before it, as far as they are not stored, were given up.
+            0 where it has not published here yet: then nobody may have with this epoch.
     """
 
     topic: str
     partition: int = 0
     partitions: int = 0
+    producer: int = 0
+    epoch: int = 0
+    sequence: int = 0
 
 
 class PubAck(msgspec.Struct):
     """PUBACK, cumulative: acknowledges the oldest unacknowledged publishes of the channel, up to the correlation id.
 
     Attributes:
-        offsets: Base offset of each, oldest first.
+        offsets: Base offset of each, oldest first; `UNKNOWN_OFFSET` for a retry of what is stored the broker no
+            longer knows where.
     """
 
     offsets: list[int]
+
+
+UNKNOWN_OFFSET = (1 << 64) - 1
+"""In a PUBACK: it is stored, and nobody remembers where."""
 
 
 class Subscribe(msgspec.Struct, omit_defaults=True):
@@ -224,7 +236,7 @@ class Fetch(msgspec.Struct, omit_defaults=True):
 
 
 class Describe(msgspec.Struct, omit_defaults=True):
-    """DESCRIBE, request: the topics that match ``filter``, and the groups whose name matches ``groups``; empty for none."""
+    """DESCRIBE, request: the topics and the groups whose names match these filters; empty for none."""
 
     filter: str = ">"
     groups: str = ""

@@ -1,0 +1,161 @@
+"""Records that were delivered too often: published to another topic, with the reason in their headers.
+
+A dead letter is the message as it was, key, headers and timestamp included, with headers of its own beside them. So it
+can be read like any message, and published again where it came from. This is the one place where the broker decodes
+records; how that is done is handed in (`Rewrite`), because the core knows no codec.
+
+A dead letter is stored before its record counts as done, so a crash between the two publishes it twice and never loses
+it. One that cannot be stored now (no room, no such topic) is tried again after the group's ``ack_wait``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from portask.core.delivery import READ_LIMIT
+from portask.core.groups import Share
+from portask.core.ranges import NEVER, Range
+from portask.errors import OffsetOutOfRange, PortaskError, StorageError
+from portask.messages import Buffer, RecordBatch
+from portask.wire import batches
+
+if TYPE_CHECKING:
+    from portask.core.broker import Broker
+    from portask.core.coordinator import Coordinator
+
+log = structlog.get_logger("portask.broker")
+
+REASON = "portask-dead-reason"
+GROUP = "portask-dead-group"
+TOPIC = "portask-dead-topic"
+PARTITION = "portask-dead-partition"
+OFFSET = "portask-dead-offset"
+DELIVERIES = "portask-dead-deliveries"
+
+Rewrite = Callable[[Buffer, int, int, Mapping[str, str]], bytes]
+"""``rewrite(batch, first, last, headers)``: a batch of the records at the offsets ``first`` to ``last`` of ``batch``,
+each with ``headers`` and its offset as `OFFSET` added to its own. May raise `PortaskError`."""
+
+_PART = 512 * 1024
+"""Bytes that a batch of dead letters has, about, before headers are added: any client can take it."""
+_RETRY = 1_000_000
+"""µs at least between attempts to store a dead letter."""
+
+
+class DeadLetters:
+    """Makes dead letters of what shares gave up."""
+
+    def __init__(self, broker: Broker, hub: Coordinator, rewrite: Rewrite) -> None:
+        self._broker = broker
+        self._hub = hub
+        self._rewrite = rewrite
+        self._reading: set[Share] = set()
+
+    def bury(self, now: int) -> None:
+        """One read for every share that gave something up; the rest follows in the next turn."""
+        waiting = list(self._hub.dying)
+        self._hub.dying.clear()
+        for share in waiting:
+            share.dying = [each for each in share.dying if each.due == NEVER]
+            if share.dying and share not in self._reading:
+                self._read(share, now)
+
+    def _read(self, share: Share, now: int) -> None:
+        offset = min(each.first for each in share.dying)
+        self._reading.add(share)
+
+        def done(found: Sequence[Buffer], error: PortaskError | None) -> None:
+            self._reading.discard(share)
+            ranges = [each for each in share.dying if each.due == NEVER]
+            if isinstance(error, OffsetOutOfRange):
+                for each in ranges:
+                    if each.first < error.first:
+                        share.skip(each.first, min(each.last, error.first - 1))
+                if offset >= error.first:
+                    share.verify(error.next)
+            elif error is not None or not found:
+                error = error or StorageError(f"nothing is to be read at offset {offset}")
+                for each in ranges:
+                    self._later(share, each.first, each.last, now, error)
+            else:
+                self._publish(share, ranges, found, offset, now)
+            share.dying = [each for each in share.dying if each.due == NEVER]
+            if share.dying:
+                self._hub.dying[share] = None
+
+        self._broker.storage.read(share.partition.key, offset, READ_LIMIT, done)
+
+    def _publish(
+        self, share: Share, ranges: list[Range], found: Sequence[Buffer], start: int, now: int
+    ) -> None:
+        """Publishes what of the ranges lies in the batches that were read from ``start`` on."""
+        position = start
+        for batch in found:
+            base, time, count, ttl = batches.peek(batch)
+            gone = bool(ttl) and batches.expires_at(time, ttl) <= now
+            for each in ranges:
+                if each.due != NEVER:
+                    continue
+                if each.first < base and each.last >= position:
+                    share.skip(max(each.first, position), min(each.last, base - 1))
+                first, last = max(each.first, base), min(each.last, base + count - 1)
+                if each.due != NEVER or first > last:
+                    continue
+                if gone:
+                    share.skip(first, last)
+                else:
+                    self._publish_part(share, each, batch, now)
+            position = base + count
+
+    def _publish_part(self, share: Share, given_up: Range, batch: Buffer, now: int) -> None:
+        """Publishes what of a range lies in the batch, in parts of about `_PART` bytes."""
+        parsed = batches.parse(batch, batches.ANY_RAW_LENGTH)
+        base, end = parsed.base_offset, parsed.base_offset + parsed.count
+        first, last = max(given_up.first, base), min(given_up.last, end - 1)
+        step = max(1, parsed.count * _PART // parsed.raw_length)
+        headers = {
+            REASON: given_up.reason,
+            GROUP: share.group.name,
+            TOPIC: share.partition.key.topic,
+            PARTITION: str(share.partition.key.partition),
+            DELIVERIES: str(given_up.deliveries),
+        }
+        for low in range(first, last + 1, step):
+            high = min(last, low + step - 1)
+            try:
+                written = batches.parse(
+                    self._rewrite(batch, low, high, headers), self._broker.options.max_raw
+                )
+                self._append(share, written, low, high, now)
+            except PortaskError as error:
+                self._later(share, low, high, now, error)
+
+    def _append(self, share: Share, written: RecordBatch, first: int, last: int, now: int) -> None:
+        key = share.partition.key
+        topic = self._broker.topic(share.group.settings.dead_letters_of(key.topic), 0)
+        target = topic.partitions[key.partition % len(topic.partitions)]
+        share.burying(first, last)
+
+        def stored(offset: int, error: PortaskError | None) -> None:
+            if error is not None:
+                self._later(share, first, last, now, error)
+                return
+            target.next = offset + written.count
+            target.fresh.clear()  # readers go to the storage
+            self._broker.touch(target)
+            share.bury(first, last)
+
+        self._broker.storage.append(target.key, written, now, stored)
+
+    def _later(self, share: Share, first: int, last: int, now: int, error: PortaskError) -> None:
+        log.error(
+            "dead letters could not be stored; tried again later",
+            group=share.group.name,
+            partition=str(share.partition.key),
+            offsets=(first, last),
+            reason=str(error),
+        )
+        share.bury_later(first, last, now + max(share.group.settings.ack_wait, _RETRY))
