@@ -31,12 +31,13 @@ def clock() -> Callable[[], int]:
 class Link:
     """One connection between a transport and its endpoint."""
 
-    __slots__ = ("endpoint", "reading", "transport")
+    __slots__ = ("endpoint", "leaving", "reading", "transport")
 
     def __init__(self, endpoint: Endpoint, transport: asyncio.Transport) -> None:
         self.endpoint = endpoint
         self.transport = transport
         self.reading = True
+        self.leaving = False
 
     def depart(self) -> None:
         """Writes what the turn left, and follows `paused` and `closing`."""
@@ -66,15 +67,23 @@ def write_all(transport: asyncio.WriteTransport, out: list[Buffer]) -> None:
 
 
 class Driver:
-    """Takes turns on an asyncio loop."""
+    """Takes turns on an asyncio loop.
 
-    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        engine: Whose turns.
+        loop: The running one.
+        grace: Seconds that a client gets to read what is still due to it when it is hung up on.
+    """
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, grace: float) -> None:
         self.engine = engine
+        self._grace = grace
         self.links: dict[Endpoint, Link] = {}
         self.now = clock()
         self._loop = loop
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0
         engine.wake = self._wake
 
     def connect(
@@ -112,23 +121,30 @@ class Driver:
             link = links.get(endpoint)
             if link is not None:
                 link.depart()
+                if endpoint.closing and not link.leaving and link.transport.get_write_buffer_size():
+                    # a peer that does not read must not keep its connection
+                    link.leaving = True
+                    self._loop.call_later(self._grace, link.transport.abort)
         due = self.engine.deadline()
         if due is None:
             return
         if due <= now:
             self.arrived()
-        elif self._timer is None:
+        elif self._timer is None or due < self._timer_due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_due = due
             self._timer = self._loop.call_later((due - now) / 1e6, self._timed)
 
     def _timed(self) -> None:
         self._timer = None
         self.arrived()
 
-    async def shut_down(self, grace: float) -> None:
-        """Drains: tells every client, gives them ``grace`` seconds to finish and hang up, then closes what is left."""
+    async def shut_down(self) -> None:
+        """Drains: tells every client, gives them the grace to finish and hang up, then closes what is left."""
         self.engine.drain(self.now())
         self.arrived()
-        deadline = self._loop.time() + grace
+        deadline = self._loop.time() + self._grace
         while self.links and self._loop.time() < deadline:  # noqa: ASYNC110 - once, at the end of a life
             await asyncio.sleep(0.01)
         for link in list(self.links.values()):
@@ -145,7 +161,8 @@ class LoopServer:
     """The life of a server on an asyncio loop; a variant says how it listens.
 
     Args:
-        grace: Seconds that clients get to finish when the server stops.
+        grace: Seconds that clients get to finish when the server stops, and to read the rest when they are
+            hung up on.
         backlog: Connections that may wait to be accepted.
     """
 
@@ -177,7 +194,7 @@ class LoopServer:
     async def _serve(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        driver = Driver(engine, loop)
+        driver = Driver(engine, loop, self.grace)
         server = await self.listen(driver, host, port)
 
         def stopping() -> None:
@@ -193,4 +210,4 @@ class LoopServer:
         finally:
             self._stopping = None
             server.close()
-            await driver.shut_down(self.grace)
+            await driver.shut_down()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from collections.abc import Callable
 
@@ -96,6 +98,53 @@ class Short(EpollServer):
         return alive
 
 
+class Greedy(EpollServer):
+    """Reads on from connections that are paused."""
+
+    def _watch(self, peer: _Peer) -> None:
+        paused, peer.endpoint.paused = peer.endpoint.paused, False
+        super()._watch(peer)
+        peer.endpoint.paused = paused
+
+
+class Clinging(EpollServer):
+    """Waits for ever for clients that do not read the rest."""
+
+    def _depart(self, peer: _Peer) -> None:
+        super()._depart(peer)
+        self._leaving.clear()
+
+
+class Untidy(EpollServer):
+    """Keeps a descriptor of every connection."""
+
+    def _close(self, peer: _Peer) -> None:
+        kept.append(os.dup(self._wake_fd))
+        super()._close(peer)
+
+
+class Stubborn(EpollServer):
+    """Forgets that it was stopped before it began."""
+
+    def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
+        self._stopped = False
+        super().run(engine, host, port, ready)
+
+
+class Hasty(EpollServer):
+    """Forgets what came when its client hangs up."""
+
+    def _read(self, peer: _Peer) -> memoryview | None:
+        state = peer.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == 8:  # CLOSE_WAIT: the client has closed its side
+            self._close(peer)
+            return None
+        return super()._read(peer)
+
+
+kept: list[int] = []
+
+
 @pytest.mark.parametrize(
     ("broken", "check"),
     [
@@ -107,15 +156,25 @@ class Short(EpollServer):
         (Timeless, "hangs_up_on_the_silent"),
         (Leaking, "holds_many_connections"),
         (Short, "bounds_slow_readers"),
+        (Overeager, "bounds_answers_that_nobody_reads"),
+        (Greedy, "pauses_reading_when_asked"),
+        (Clinging, "lets_go_of_those_who_do_not_read"),
+        (Untidy, "leaves_nothing_behind"),
+        (Stubborn, "can_be_stopped_before_it_runs"),
+        (Hasty, "takes_what_came_before_a_hang_up"),
     ],
 )
 def test_it_catches(broken: type[EpollServer], check: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("server", "server_support"):
-        monkeypatch.setattr(f"portask_lab.conformance.{module}.PATIENCE", 1.5)
+    for module in ("server", "server_limits", "server_support"):
+        # what takes a second or so of a good server gets more than that of a broken one
+        patience = 1.5 if check in {"hangs_up_on_the_silent", "lets_go_of_those_who_do_not_read"} else 0.5
+        monkeypatch.setattr(f"portask_lab.conformance.{module}.PATIENCE", patience)
     entry = Entry("server", "broken", f"{__name__}:{broken.__name__}", "")
     (item,) = [each for each in checks("server") if each.name == check]
     with pytest.raises((Violation, PortaskError, OSError)):
         item.run(entry)
+    while kept:
+        os.close(kept.pop())
 
 
 def test_the_epoll_server_that_they_are_made_of_is_not_broken() -> None:

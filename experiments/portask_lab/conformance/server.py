@@ -9,13 +9,22 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable
 
 from portask.core.broker import Options
 from portask.registry import Entry
 from portask.wire import batches, control
 from portask.wire.frames import HELLO_LIMIT, REPLY, Opcode, frame_header
-from portask_lab.conformance.server_support import GRACE, PATIENCE, TOPIC, Client, Running, batch_of
+from portask_lab.conformance import server_limits
+from portask_lab.conformance.server_support import (
+    GRACE,
+    PATIENCE,
+    TOPIC,
+    Client,
+    Running,
+    batch_of,
+    eventually,
+    settles,
+)
 from portask_lab.conformance.suite import Check, Violation, check, require
 
 SUITE: list[Check] = []
@@ -181,7 +190,7 @@ def holds_many_connections(entry: Entry) -> None:
             client.close()
         for client in clients[1::2]:
             client.ping()
-        _eventually(
+        eventually(
             lambda: len(broker.broker.sessions) == 100, "the broker still counts connections that are gone"
         )
 
@@ -285,7 +294,7 @@ def survives_clients_that_vanish(entry: Entry) -> None:
                 bystander.publish(batch_of(bytes(20_000), producer=1), 10 + number)
             gone.reset()
         bystander.connection.take_output()
-        _eventually(
+        eventually(
             lambda: len(broker.broker.sessions) == 1, "the broker still counts connections that are gone"
         )
         with Client(broker) as fresh:
@@ -319,7 +328,7 @@ def bounds_slow_readers(entry: Entry) -> None:
             batch = batch_of(number.to_bytes(4, "little") + bytes(size), producer=1)
             publisher.publish(batch, 10 + number)
         (cursor,) = broker.broker.topics[TOPIC].partitions[0].cursors
-        _settles(lambda: cursor.offset)
+        settles(lambda: cursor.offset)
         handed = cursor.offset * size
         require(
             handed < most,
@@ -337,10 +346,10 @@ def bounds_slow_readers(entry: Entry) -> None:
 def takes_a_turn_when_woken(entry: Entry) -> None:
     """`Engine.wake`, called on any thread, brings a turn soon."""
     with Running(entry) as broker:
-        _settles(lambda: broker.broker.turns)
+        settles(lambda: broker.broker.turns)
         before = broker.broker.turns
         broker.broker.wake()
-        _eventually(lambda: broker.broker.turns > before, "no turn came", 0.5)
+        eventually(lambda: broker.broker.turns > before, "no turn came", 0.5)
 
 
 @check(SUITE)
@@ -391,18 +400,4 @@ def says_that_the_port_is_taken(entry: Entry) -> None:
         bystander.ping()
 
 
-def _eventually(condition: Callable[[], bool], complaint: str, seconds: float = 0.0) -> None:
-    deadline = time.monotonic() + (seconds or PATIENCE)
-    while not condition():
-        require(time.monotonic() < deadline, complaint)
-        time.sleep(0.002)
-
-
-def _settles(value: Callable[[], int]) -> None:
-    """Waits until the value stays as it is for a moment."""
-    last, quiet = value(), 0
-    deadline = time.monotonic() + PATIENCE
-    while quiet < 10 and time.monotonic() < deadline:
-        time.sleep(0.005)
-        now = value()
-        last, quiet = now, quiet + 1 if now == last else 0
+SUITE += server_limits.SUITE

@@ -6,10 +6,11 @@ import inspect
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from portask.contracts import EARLIEST, Server
+from portask.contracts import EARLIEST, Server, Storage
 from portask.core.broker import Broker, Options
 from portask.messages import Buffer
 from portask.reference.storage import MemoryStorage
@@ -21,7 +22,8 @@ from portask_lab.conformance.suite import Violation, require
 
 PATIENCE = 5.0
 """Seconds after which something that must come has not come."""
-GRACE = 0.5
+GRACE = 0.3
+"""Seconds that the servers under test give their clients to finish."""
 TOPIC = "conformance"
 
 
@@ -35,8 +37,10 @@ class Running:
         thread: It runs there.
     """
 
-    def __init__(self, entry: Entry, options: Options | None = None, port: int = 0) -> None:
-        self.broker = Broker(MemoryStorage(), options)
+    def __init__(
+        self, entry: Entry, options: Options | None = None, port: int = 0, storage: Storage | None = None
+    ) -> None:
+        self.broker = Broker(storage or MemoryStorage(), options)
         takes_grace = "grace" in inspect.signature(entry.load()).parameters
         self.server: Server = entry.make(grace=GRACE) if takes_grace else entry.make()
         self.port = port
@@ -80,12 +84,17 @@ class Client:
         broker: Which to connect to.
         greet: Whether to do the handshake.
         receive_buffer: Of the socket, bytes; the system's if not given.
+        send_buffer: Likewise.
     """
 
-    def __init__(self, broker: Running, *, greet: bool = True, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, broker: Running, *, greet: bool = True, receive_buffer: int = 0, send_buffer: int = 0
+    ) -> None:
         self.sock = socket.socket()
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if send_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(("127.0.0.1", broker.port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -233,6 +242,24 @@ def batch_of(payload: bytes, count: int = 1, producer: int = 0) -> bytes:
     return batches.build(
         record * count, count, codec=1, base_timestamp=1_700_000_000_000_000, producer=producer
     )
+
+
+def eventually(condition: Callable[[], bool], complaint: str, seconds: float = 0.0) -> None:
+    """Waits until the condition holds, `PATIENCE` if nothing else is said; then complains."""
+    deadline = time.monotonic() + (seconds or PATIENCE)
+    while not condition():
+        require(time.monotonic() < deadline, complaint)
+        time.sleep(0.002)
+
+
+def settles(value: Callable[[], int]) -> None:
+    """Waits until the value stays as it is for a moment."""
+    last, quiet = value(), 0
+    deadline = time.monotonic() + PATIENCE
+    while quiet < 10 and time.monotonic() < deadline:
+        time.sleep(0.005)
+        now = value()
+        last, quiet = now, quiet + 1 if now == last else 0
 
 
 def _shown(frame: Frame) -> str:

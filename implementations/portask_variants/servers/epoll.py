@@ -65,7 +65,8 @@ class EpollServer:
         pool: Where receive buffers come from.
         read_bytes: Most that is read from a connection in one pass.
         spin_us: µs to poll without sleeping after the last event; 0 sleeps at once.
-        grace: Seconds that clients get to finish when the server stops.
+        grace: Seconds that clients get to finish when the server stops, and to read the rest when they are
+            hung up on.
         backlog: Connections that may wait to be accepted.
     """
 
@@ -84,6 +85,7 @@ class EpollServer:
         self._backlog = backlog
         self._peers: dict[int, _Peer] = {}
         self._by_endpoint: dict[Endpoint, _Peer] = {}
+        self._leaving: dict[_Peer, float] = {}  # hung up on, with something unsent, until then
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopped = False
         self._now = clock()
@@ -162,6 +164,10 @@ class EpollServer:
                 self._depart(peer)
         for buffer in borrowed:
             self._pool.give(buffer)
+        if self._leaving:
+            now = time.monotonic()
+            for peer in [peer for peer, until in self._leaving.items() if until <= now]:
+                self._close(peer)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -215,8 +221,11 @@ class EpollServer:
             return
         if endpoint.closing and not peer.unsent:
             self._close(peer)
-        else:
-            self._watch(peer)
+            return
+        if endpoint.closing and peer not in self._leaving:
+            # a peer that does not read must not keep its connection; the engine's timers see to it that we look
+            self._leaving[peer] = time.monotonic() + self._grace
+        self._watch(peer)
 
     def _write(self, peer: _Peer, out: list[Buffer]) -> bool:
         """Sends what waits, then ``out``. False if the connection is gone."""
@@ -265,6 +274,7 @@ class EpollServer:
         if self._peers.pop(peer.sock.fileno(), None) is None:
             return
         del self._by_endpoint[peer.endpoint]
+        self._leaving.pop(peer, None)
         self._epoll.unregister(peer.sock)
         peer.sock.close()
         self._engine.disconnect(peer.endpoint)
