@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from portask.storage.segments import Segment
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_PARTS = 1024  # IOV_MAX on Linux: buffers that one call takes
+PARTS = 1024
+"""Buffers that one call takes (IOV_MAX on Linux)."""
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has none
 
 
@@ -98,15 +99,23 @@ def write_all(files: Files, fd: int, parts: Sequence[Buffer], at: int) -> None:
     Raises:
         OSError: not all of it could be written.
     """
+    write_rest(files, fd, parts, at, 0)
+
+
+def write_rest(files: Files, fd: int, parts: Sequence[Buffer], at: int, written: int) -> None:
+    """As `write_all`, with the first ``written`` bytes already there.
+
+    Raises:
+        OSError: not all of it could be written.
+    """
     size = sum(map(len, parts))
-    written = files.write(fd, parts if len(parts) <= _PARTS else parts[:_PARTS], at)
     while written < size:
         rest: list[Buffer] = []
         skip = written
         for part in parts:
             if skip >= len(part):
                 skip -= len(part)
-            elif len(rest) < _PARTS:
+            elif len(rest) < PARTS:
                 rest.append(memoryview(part)[skip:])
                 skip = 0
         step = files.write(fd, rest, at + written)

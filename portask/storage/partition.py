@@ -15,13 +15,14 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from operator import itemgetter
+from typing import NamedTuple
 
 import structlog
 
 from portask.contracts import EARLIEST, LATEST, Appended
 from portask.messages import Buffer, TopicPartition
 from portask.storage import index, reading, recovery, segments
-from portask.storage.files import Files, OpenFiles, replace_file, write_all
+from portask.storage.files import PARTS, Files, OpenFiles, replace_file, write_all, write_rest
 from portask.storage.index import Standing
 from portask.storage.recovery import Recovered
 from portask.storage.segments import HEADER_SIZE, Segment
@@ -30,9 +31,19 @@ from portask.wire import batches
 
 log = structlog.get_logger("portask.storage")
 
-_ENTRY_OVERHEAD = 250
-"""Bytes that a cached batch costs beside its own: object headers, dictionary and queue slots."""
+_ENTRY_OVERHEAD = 400
+"""Bytes that a cached turn costs beside its batches: objects, dictionary and queue slots."""
 _BASE = itemgetter(0)
+
+
+class Turn(NamedTuple):
+    """What one turn appended to a partition."""
+
+    base: int
+    end: int
+    parts: Sequence[Buffer]
+    size: int
+    standings: Sequence[tuple[int, Standing]]
 
 
 class Shared:
@@ -68,14 +79,14 @@ class Shared:
         self._cache_left = cache_bytes
         self._cached: deque[PartitionLog] = deque()
 
-    def cache(self, partition: PartitionLog, base: int, batch: Buffer) -> None:
-        """Keeps a batch that was just appended for readers at the tail, and forgets the oldest ones for it."""
-        partition.tail[base] = batch
+    def cache(self, partition: PartitionLog, turn: Turn) -> None:
+        """Keeps what a turn appended for readers at the tail, and forgets the oldest turns for it."""
+        partition.tail[turn.base] = turn
         self._cached.append(partition)
-        self._cache_left -= len(batch) + _ENTRY_OVERHEAD
+        self._cache_left -= turn.size + _ENTRY_OVERHEAD
         while self._cache_left < 0:
             tail = self._cached.popleft().tail
-            self._cache_left += len(tail.pop(next(iter(tail)))) + _ENTRY_OVERHEAD
+            self._cache_left += tail.pop(next(iter(tail))).size + _ENTRY_OVERHEAD
 
     def vouch(self, segment: Segment, first: int, producers: dict[int, Standing]) -> None:
         """Has the segment synced, and its index file written, on the syncing thread."""
@@ -125,9 +136,11 @@ class PartitionLog:
 
     Attributes:
         pending: Appends since the last commit: base offset, stamped batch, callback.
-        standings: Producers of those.
+        pending_bytes: Of those.
+        ones: How many of them have one record.
+        standings: Their producers.
         unwritten: Mode ``memory``: base offset and batch of what is not in the files yet.
-        tail: Newest batches by base offset, in RAM for readers at the tail.
+        tail: What the newest turns appended, by base offset, in RAM for readers at the tail.
         hints: Where reading stopped, by the offset that comes next.
         producers: Where each producer stands, as far as readers see.
         in_flight: Standings of what is written and not synced.
@@ -145,13 +158,15 @@ class PartitionLog:
         self.newest = 0
         self.bytes = 0
         self.pending: list[tuple[int, bytes, Appended]] = []
+        self.pending_bytes = 0
+        self.ones = 0
         self.standings: list[tuple[int, Standing]] = []
         self.unwritten: list[tuple[int, Buffer]] = []
         self.unwritten_bytes = 0
-        self.tail: dict[int, Buffer] = {}
+        self.tail: dict[int, Turn] = {}
         self.hints: dict[int, reading.Place] = {}
         self.producers: dict[int, Standing] = {}
-        self.in_flight: deque[list[tuple[int, Standing]]] = deque()
+        self.in_flight: deque[Sequence[tuple[int, Standing]]] = deque()
         self._bases = array("Q")
         self._note_at = 0
         self._first_at = HEADER_SIZE
@@ -205,27 +220,35 @@ class PartitionLog:
     # ── writing
     # ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def write(self, parts: Sequence[Buffer]) -> tuple[Segment, int]:
+    def write(self, parts: Sequence[Buffer], size: int) -> tuple[Segment, int]:
         """Hands stamped batches to the kernel; returns the segment, and where in it they begin. All or nothing.
+
+        Args:
+            parts: The batches.
+            size: Their bytes together.
 
         Raises:
             OSError: nothing of it is visible, and the file is as it was.
         """
+        shared = self.shared
         if not self.segments:
             self._make_folders()
-        size = sum(map(len, parts))
-        segment = self.segments[-1] if self.segments else None
-        if segment is not None and self._dirty_tail:
-            self._clean(segment)
-        if segment is None or self._must_roll(segment, size):
             segment = self._roll(batches.peek(parts[0])[1])
+        else:
+            segment = self.segments[-1]
+            if self._dirty_tail:
+                self._clean(segment)
+            if segment.size + size > shared.segment_bytes or segment.next != self.end or self._rolling:
+                segment = self._next_segment(segment, batches.peek(parts[0])[1])
         if segment.index is None:
             reading.index_of(self, segment)
-        fd = segment.fd if segment.fd >= 0 else self.shared.open.fd(segment)
+        fd = segment.fd if segment.fd >= 0 else shared.open.fd(segment)
         segment.used = True
-        begin = at = segment.size
+        begin = segment.size
         try:
-            write_all(self.shared.files, fd, parts, at)
+            written = shared.files.write(fd, parts, begin) if len(parts) <= PARTS else 0
+            if written != size:
+                write_rest(shared.files, fd, parts, begin, written)
         except OSError:
             self._dirty_tail = True
             try:
@@ -233,36 +256,44 @@ class PartitionLog:
             except OSError:
                 log.warning("half-written batches could not be cut off yet", partition=str(self.key))
             raise
-        for part in parts:
-            if at >= self._note_at:
-                base, time, _, _ = batches.peek(part)
-                reading.index_of(self, segment).add(base, max(time, segment.max_time), at)
-                self._note_at = at + self.shared.index_interval
-            at += len(part)
+        end = begin + size
+        if end > self._note_at:
+            self._note(segment, parts, begin)
         base, time, count, _ = batches.peek(parts[-1])
-        segment.size = at
+        segment.size = end
         segment.last_base = self.newest = base
         segment.next = self.end = base + count
-        segment.max_time = max(segment.max_time, time)
+        if time > segment.max_time:  # noqa: PLR1730 - once a turn
+            segment.max_time = time
         self.bytes += size
         return segment, begin
 
-    def reveal(self, parts: Sequence[Buffer], end: int, standings: list[tuple[int, Standing]]) -> None:
-        """Lets readers see batches."""
+    def _note(self, segment: Segment, parts: Sequence[Buffer], at: int) -> None:
+        """Index entries for what was just written."""
+        entries = reading.index_of(self, segment)
         for part in parts:
-            self.shared.cache(self, batches.peek(part)[0], part)
-        self.next = end
-        self.producers.update(standings)
+            if at >= self._note_at:
+                base, time, _, _ = batches.peek(part)
+                entries.add(base, max(time, segment.max_time), at)
+                self._note_at = at + self.shared.index_interval
+            at += len(part)
 
-    def keep(self, parts: Sequence[Buffer], end: int, standings: list[tuple[int, Standing]]) -> None:
-        """Mode ``memory``: keeps batches in RAM, and lets readers see them."""
-        for part in parts:
+    def reveal(self, turn: Turn) -> None:
+        """Lets readers see what a turn appended."""
+        self.shared.cache(self, turn)
+        self.next = turn.end
+        if turn.standings:
+            self.producers.update(turn.standings)
+
+    def keep(self, turn: Turn) -> None:
+        """Mode ``memory``: keeps what a turn appended in RAM, and lets readers see it."""
+        for part in turn.parts:
             self.newest = batches.peek(part)[0]
             self.unwritten.append((self.newest, part))
-            self.unwritten_bytes += len(part)
-            self.bytes += len(part)
-        self.next = end
-        self.producers.update(standings)
+        self.unwritten_bytes += turn.size
+        self.bytes += turn.size
+        self.next = turn.end
+        self.producers.update(turn.standings)
 
     def write_waiting(self) -> None:
         """Mode ``memory``: hands what is in RAM only to the kernel.
@@ -271,9 +302,7 @@ class PartitionLog:
             OSError: it stays in RAM.
         """
         if self.unwritten:
-            self.write([batch for _, batch in self.unwritten])
-            for base, batch in self.unwritten:
-                self.shared.cache(self, base, batch)
+            self.write([batch for _, batch in self.unwritten], self.unwritten_bytes)
             self.unwritten.clear()
             self.bytes -= self.unwritten_bytes  # counted twice: when they came, and now
             self.unwritten_bytes = 0
@@ -300,10 +329,11 @@ class PartitionLog:
         files.make_folder(self.folder)
         self.shared.sync_folder(topic)
 
-    def _must_roll(self, segment: Segment, size: int) -> bool:
-        full = segment.size + size > self.shared.segment_bytes and segment.size > HEADER_SIZE
-        # the end of the segment was lost, and its offsets are not given out again; or a file of the next one is there
-        return full or segment.next != self.end or self._rolling
+    def _next_segment(self, segment: Segment, now: int) -> Segment:
+        """The active segment is full; or its end was lost, and those offsets are not given out again."""
+        if segment.size == HEADER_SIZE and segment.next == self.end:
+            return segment  # one turn alone is larger than a segment should be
+        return self._roll(now)
 
     def _roll(self, now: int) -> Segment:
         """A new active segment; the one before is sealed."""
@@ -358,21 +388,27 @@ class PartitionLog:
             OffsetOutOfRange: what is left was quarantined.
             OSError: the device does not give it.
         """
-        batch = self.tail.get(offset)
-        if batch is not None:
-            return self._from_tail(offset, batch, limit)
+        turn = self.tail.get(offset)
+        if turn is not None:
+            return self._from_tail(turn, limit)
         if offset >= self.end:
             return self._from_unwritten(offset, limit)
         return reading.read(self, offset, limit)
 
-    def _from_tail(self, offset: int, batch: Buffer | None, limit: int) -> list[Buffer]:
+    def _from_tail(self, turn: Turn | None, limit: int) -> list[Buffer]:
         found: list[Buffer] = []
-        tail = self.tail
-        while batch is not None and (not found or len(batch) <= limit):
-            found.append(batch)
-            limit -= len(batch)
-            offset += batches.peek(batch)[2]
-            batch = tail.get(offset)
+        while turn is not None:
+            if turn.size <= limit:
+                found += turn.parts
+                limit -= turn.size
+                turn = self.tail.get(turn.end)
+                continue
+            for part in turn.parts:
+                if found and len(part) > limit:
+                    break
+                found.append(part)
+                limit -= len(part)
+            break
         return found
 
     def _from_unwritten(self, offset: int, limit: int) -> list[Buffer]:

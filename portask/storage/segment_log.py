@@ -49,7 +49,7 @@ from portask.storage.groups import GroupLog, Saved
 from portask.storage.histogram import Histogram
 from portask.storage.index import Standing
 from portask.storage.lock import FolderLock
-from portask.storage.partition import PartitionLog, Shared
+from portask.storage.partition import PartitionLog, Shared, Turn
 from portask.storage.segments import Segment
 from portask.storage.syncing import Syncer, Wait
 from portask.wire import batches
@@ -63,6 +63,7 @@ _GATHERED = 1 << 20
 _WAITING = 1 << 20
 """Mode ``memory``: bytes a partition keeps in RAM only."""
 _NO_LIMIT = 1 << 62
+_stamp = batches.stamp
 _Pending = list[tuple[int, bytes, Appended]]
 
 
@@ -72,9 +73,7 @@ class _Written(NamedTuple):
     log: PartitionLog
     segment: Segment
     at: int
-    parts: Sequence[Buffer]
-    end: int
-    standings: list[tuple[int, Standing]]
+    turn: Turn
     pending: _Pending
 
 
@@ -185,8 +184,9 @@ class SegmentLog:
 
     def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
         """See `portask.contracts.Storage.append`. `commit` calls ``done``, in mode ``synced`` a later `poll`."""
-        size = len(batch.data)
-        if size > self._room or self._syncer.failure is not None or self._closed:
+        data = batch.data
+        size = len(data)
+        if size > self._room:
             done(-1, self._refusal(size))
             return
         held = self._logs.get(partition)
@@ -197,15 +197,17 @@ class SegmentLog:
                 done(-1, error)
                 return
         base = held.assigned
-        held.assigned = base + batch.count
+        count = batch.count
+        held.assigned = base + count
         pending = held.pending
         if not pending:
             self._dirty.append(held)
-        pending.append(
-            (base, b"".join((batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :])), done)
-        )
+        pending.append((base, _stamp(base, now) + memoryview(data)[batches.STAMP_SIZE :], done))
+        if count == 1:
+            held.ones += 1
         if batch.producer:
             held.standings.append((batch.producer, batches.standing(batch, base)))
+        held.pending_bytes += size
         self._room -= size
         self._gathered += size
         if self._gathered > _GATHERED:
@@ -234,36 +236,42 @@ class SegmentLog:
             self._complete()
 
     def _store(self, held: PartitionLog) -> None:
+        """Writes what waits in one partition."""
         pending, held.pending = held.pending, []
-        standings = held.standings
-        if standings:
-            held.standings = []
+        standings: Sequence[tuple[int, Standing]] = ()
+        if held.standings:
+            standings, held.standings = held.standings, []
         parts: Sequence[Buffer] = [data for _, data, _ in pending]
-        size = sum(map(len, parts))
-        end = held.assigned
-        if len(parts) > 1:
-            parts = gather(parts, self._coalesce_bytes, 0, self._finish)
+        size = given = held.pending_bytes
+        held.pending_bytes = 0
+        if held.ones:
+            if held.ones > 1:
+                parts = gather(parts, self._coalesce_bytes, 0, self._finish)
+                size = sum(map(len, parts))
+                self._room += given - size
+            held.ones = 0
+        turn = Turn(pending[0][0], held.assigned, parts, size, standings)
+        mode = self._mode
         try:
-            if self._mode == "memory":
+            if mode == "memory":
                 if held.unwritten_bytes + size > _WAITING:
                     held.write_waiting()
-                held.keep(parts, end, standings)
+                held.keep(turn)
             else:
-                segment, at = held.write(parts)
+                segment, at = held.write(parts, size)
         except (OSError, StorageError) as error:
-            held.assigned = held.next if self._mode == "memory" else held.end
+            held.assigned = held.next if mode == "memory" else held.end
             self._room += size
             reason = explained(error, str(held.key)) if isinstance(error, OSError) else error
             self._completed.append((iter(pending), reason))
             return
-        self._room += size - sum(map(len, parts))
-        if self._mode == "synced":
+        if mode == "synced":
             segment.pins += 1
             held.in_flight.append(standings)
-            self._syncer.sync(Wait(segment.fd, _Written(held, segment, at, parts, end, standings, pending)))
+            self._syncer.sync(Wait(segment.fd, _Written(held, segment, at, turn, pending)))
             return
-        if self._mode == "os":
-            held.reveal(parts, end, standings)
+        if mode == "os":
+            held.reveal(turn)
         self._completed.append((iter(pending), None))
 
     def _packed(self, batch: bytes) -> bytes:
@@ -330,13 +338,14 @@ class SegmentLog:
             self._groups.pins -= 1
             self._answer(subject, error)
             return
-        held, segment, at, parts, end, standings, pending = subject
+        held, segment, at, turn, pending = subject
         segment.pins -= 1
         held.in_flight.popleft()
         if error is None:
-            held.reveal(parts, end, standings)
+            held.reveal(turn)
         else:
             held.unwrite(segment, at)
+            self._room = -_NO_LIMIT  # nothing is taken any more
         self._completed.append((iter(pending), error))
 
     def _answer(self, callbacks: list[Saved], error: PortaskError | None) -> None:
@@ -508,6 +517,7 @@ class SegmentLog:
 
     def _release(self) -> None:
         self._closed = True
+        self._room = -_NO_LIMIT
         self._syncer.close()
         self._shared.open.close_all()
         self._groups.close()
