@@ -193,12 +193,10 @@ def _judge(
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
     worst = min(judged, key=lambda part: (order[part.verdict], sign * part.value))
     verdict = worst.verdict
-    explanation = _explain(rule, worst, judged)
+    explanation = _explain(rule, worst, judged, blind=blind)
     if len(parts) < expected:
         verdict = "inconclusive" if verdict == "pass" else verdict
         explanation += f" {expected - len(parts)} of {expected} cases are missing for this variant."
-    if blind:
-        explanation += " The noise rule left too few blocks to judge by."
     return Criterion(
         id=rule.id,
         title=rule.title,
@@ -217,12 +215,14 @@ def _judge(
     )
 
 
-def _explain(rule: Rule, worst: CriterionPart, parts: Sequence[CriterionPart]) -> str:
+def _explain(rule: Rule, worst: CriterionPart, parts: Sequence[CriterionPart], *, blind: bool) -> str:
     passed = sum(part.verdict == "pass" for part in parts)
     text = (
         f"Worst of {len(parts)} cases: {worst.title}." if len(parts) > 1 else f"{worst.title}.".capitalize()
     )
-    if rule.existence and worst.verdict == "fail":
+    if blind:
+        text += " The noise rule left too few blocks to judge by."
+    elif rule.existence and worst.verdict == "fail":
         text += " That is what was shown here; nothing is extrapolated."
     elif worst.verdict == "inconclusive" and worst.low is None:
         text += " One process gives no interval; profile full repeats it."
