@@ -27,6 +27,7 @@ NUMBERS = st.sampled_from([0, 1, 2, 3, 5, 7, -1, -2, -3, 1 << 31, (1 << 31) + 1,
 )
 CHANNELS = st.sampled_from([0, 1, 1, 2, 1 << 31, (1 << 31) + 1, (1 << 32) - 1])
 TOPICS = st.sampled_from(["a", "a", "b", "a.b", "a.*", ">", "*", "", "a..b", "x" * 300])
+GROUPS = st.sampled_from(["g", "g", "h", "", "a.b", ">", "x" * 300])
 RANGES = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=3)
 RESUME = st.dictionaries(TOPICS, st.lists(NUMBERS, max_size=3), max_size=2)
 CBOR = st.recursive(
@@ -70,6 +71,11 @@ BODIES: dict[Opcode, st.SearchStrategy[bytes]] = {
         messages=NUMBERS,
         bytes=NUMBERS,
         resume=RESUME,
+        group=GROUPS,
+        ack_wait=NUMBERS,
+        max_deliveries=NUMBERS,
+        dead_letter=TOPICS,
+        max_in_flight=NUMBERS,
     ),
     Opcode.CREDIT: body(control.Credit, messages=NUMBERS, bytes=NUMBERS),
     Opcode.ACK: body(control.Ack, ranges=RANGES),
@@ -77,7 +83,8 @@ BODIES: dict[Opcode, st.SearchStrategy[bytes]] = {
     Opcode.FETCH: body(
         control.Fetch, topic=TOPICS, partition=NUMBERS, start=NUMBERS, time=NUMBERS, bytes=NUMBERS
     ),
-    Opcode.DESCRIBE: body(control.Describe, filter=TOPICS),
+    Opcode.DESCRIBE: body(control.Describe, filter=TOPICS, groups=GROUPS),
+    Opcode.DROP_GROUP: body(control.DropGroup, group=GROUPS),
     # bodies that nobody looks into, and frames that only a broker may send
     Opcode.PING: st.binary(max_size=10),
     Opcode.PONG: st.binary(max_size=10),
@@ -87,6 +94,7 @@ BODIES: dict[Opcode, st.SearchStrategy[bytes]] = {
     Opcode.PUBACK: st.just(b""),
     Opcode.DELIVER: st.just(b""),
 }
+GROUP = control.Subscribe("a", -2, messages=5, bytes=1 << 30, group="g", ack_wait=1000, max_deliveries=2)
 # What opens the way to the rest, so that not every example ends at its first request.
 WELL_FORMED = st.sampled_from(
     [
@@ -95,6 +103,9 @@ WELL_FORMED = st.sampled_from(
         (Opcode.PUBLISH, GOOD),
         (Opcode.SUBSCRIBE, control.encode(control.Subscribe(">", -2, messages=3, bytes=1 << 30))),
         (Opcode.CREDIT, control.encode(control.Credit(5, 1 << 20))),
+        (Opcode.SUBSCRIBE, control.encode(GROUP)),
+        (Opcode.ACK, control.encode(control.Ack([(0, 0)]))),
+        (Opcode.NACK, control.encode(control.Nack([(0, 2)], 5))),
         (Opcode.FETCH, control.encode(control.Fetch("a"))),
         (Opcode.UNSUBSCRIBE, b""),
         (Opcode.DESCRIBE, control.encode(control.Describe())),

@@ -8,7 +8,7 @@ from portask.core import requests
 from portask.core.broker import SWEEP, Broker, Options
 from portask.core.session import Session
 from portask.wire import control
-from portask.wire.connection import State
+from portask.wire.connection import TRANSITIONS, Role, State
 from portask.wire.frames import REPLY, Frame, Opcode, frame_header
 from tests.core.talking import SECOND, Desk, batch_of
 
@@ -234,6 +234,12 @@ def test_nothing_is_taken_after_the_end() -> None:
     desk.settle()
     assert not held.inbox
     assert desk.broker.topics["a"].partitions[0].next == 0
+
+
+def test_every_request_that_the_wire_lets_through_is_handled() -> None:
+    answered_by_the_wire = {Opcode.HELLO, Opcode.PING}
+    let_through = {opcode for (role, _), row in TRANSITIONS.items() if role is Role.BROKER for opcode in row}
+    assert let_through - answered_by_the_wire == set(requests._HANDLERS)
 
 
 def test_unknown_opcodes_are_answered_and_the_connection_goes_on() -> None:
