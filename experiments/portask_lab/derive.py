@@ -18,13 +18,16 @@ QUEUE = 100_000
 
 
 def taken(data: SuiteData) -> list[Taken]:
-    """Measurements that follow from others: the slope of memory over queue length, one a block and variant."""
-    lines: dict[tuple[str, int], list[Taken]] = defaultdict(list)
+    """Measurements that follow from others: the slope of memory over queue length.
+
+    One a block, variant and durability.
+    """
+    lines: dict[tuple[str, int, str], list[Taken]] = defaultdict(list)
     for each in data.taken:
         if each.job.workload == QUEUED:
-            lines[each.arm.label, each.block].append(each)
+            lines[each.arm.label, each.block, _durability(each)].append(each)
     made: list[Taken] = []
-    for (_, block), members in lines.items():
+    for (_, block, _), members in lines.items():
         if len(members) < 2:
             continue
         slope = statistics.slope(
@@ -41,13 +44,13 @@ def taken(data: SuiteData) -> list[Taken]:
 
 
 def memory(data: SuiteData, use: set[int]) -> list[MemoryLine]:
-    """One line a variant: medians over blocks at every queue length."""
-    found: dict[str, dict[int, list[Taken]]] = defaultdict(lambda: defaultdict(list))
+    """One line a variant and durability: medians over blocks at every queue length."""
+    found: dict[tuple[str, str], dict[int, list[Taken]]] = defaultdict(lambda: defaultdict(list))
     for each in data.taken:
         if each.job.workload == QUEUED and each.block in use and each.arm.role in {"reference", "variant"}:
-            found[each.arm.label][_messages(each)].append(each)
+            found[each.arm.label, _durability(each)][_messages(each)].append(each)
     lines: list[MemoryLine] = []
-    for label, by_count in found.items():
+    for (label, durability), by_count in found.items():
         counts = sorted(by_count)
         params = {
             name: value for name, value in by_count[counts[0]][0].job.params.items() if name != "messages"
@@ -69,6 +72,7 @@ def memory(data: SuiteData, use: set[int]) -> list[MemoryLine]:
                 peak=bytes_of("peak"),
                 slope=statistics.slope(counts, growth) if len(counts) > 1 else 0.0,
                 payload=int(params.get("payload") or 0),
+                durability=durability,
             )
         )
     return lines
@@ -125,6 +129,10 @@ def points(data: SuiteData, use: set[int], seed: int) -> list[Point]:
 
 def _messages(each: Taken) -> int:
     return int(each.job.params.get("messages") or 0)
+
+
+def _durability(each: Taken) -> str:
+    return str(each.job.params.get("durability") or "")
 
 
 def _first(each: Taken, name: str) -> float:

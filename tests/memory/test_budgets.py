@@ -38,13 +38,13 @@ def rows() -> dict[tuple[str, str, str], dict[str, Any]]:
     found = {}
     for family, case in (
         ("codec", "corpus=tiny,batch=100"),
-        ("storage", "storage.append corpus=tiny,batch=1,"),
+        ("storage", "storage.append corpus=tiny,batch=1,turn=1,durability=memory"),
     ):
         command = [sys.executable, str(RUN), "--json", "--family", family, "--case", case]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
         assert done.returncode == 0, done.stderr
         for row in json.loads(done.stdout)["rows"]:
-            found[row["workload"], row["variant"], row["case"].partition(",durability")[0]] = row
+            found[row["workload"], row["variant"], row["case"].partition(",turn")[0]] = row
     return found
 
 

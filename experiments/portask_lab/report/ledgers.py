@@ -94,6 +94,7 @@ def memory(run: Run) -> Table | None:
         rows.append(
             (
                 variant(line.variant),
+                Cell(line.durability or "—"),
                 Cell(f"{line.payload} B"),
                 Cell(f"{line.slope:,.1f}"),
                 Cell(f"{line.slope - line.payload:,.1f}"),
@@ -105,6 +106,7 @@ def memory(run: Run) -> Table | None:
         "Memory of queued messages: slope in bytes a message; growth, whole process and peak in MB",
         columns(
             "Variant",
+            "Durability",
             "Payload#",
             "Slope#",
             "Over payload#",

@@ -253,8 +253,8 @@ def memory(run: Run, colours: dict[str, str]) -> Picture | None:
             figure,
             "memory-slopes",
             "Lines of private memory over queued messages for "
-            f"{', '.join(short(line.variant) for line in lines)}; "
-            f"steepest: {short(steepest.variant)} with {steepest.slope:,.1f} bytes a message.",
+            f"{', '.join(_kept_in(line) for line in lines)}; "
+            f"steepest: {_kept_in(steepest)} with {steepest.slope:,.1f} bytes a message.",
             "Growth of private memory (Private_Clean + Private_Dirty) since before the first message; "
             "each dot is a median over "
             "fresh processes, the slope beside the name is bytes a message. The cross marks 100,000 "
@@ -270,9 +270,9 @@ def _memory_panel(axes: Axes, lines: list[MemoryLine], colours: dict[str, str]) 
     for line, height in zip(ordered, heights, strict=True):
         colour = light(colours[line.variant])
         xs, ys = [n / 1e3 for n in line.messages], [b / 1e6 for b in line.growth]
-        axes.plot(xs, ys, "o-", color=colour, markersize=4)
+        axes.plot(xs, ys, "o-" if line.durability in {"", "memory"} else "o--", color=colour, markersize=4)
         axes.annotate(
-            f"{short(line.variant)}, {line.slope:,.1f} B/msg",
+            f"{_kept_in(line)}, {line.slope:,.1f} B/msg",
             (xs[-1], height),
             (7, 0),
             textcoords="offset points",
@@ -297,6 +297,12 @@ def _memory_panel(axes: Axes, lines: list[MemoryLine], colours: dict[str, str]) 
     axes.set_xlabel("queued messages, thousands")
     axes.set_ylabel("growth of private memory, MB")
     axes.grid(axis="both")
+
+
+def _kept_in(line: MemoryLine) -> str:
+    """The variant, and its durability where that is not ``memory``."""
+    name = short(line.variant)
+    return name if line.durability in {"", "memory"} else f"{name} ({line.durability})"
 
 
 def traces(run: Run, colours: dict[str, str]) -> list[Picture]:

@@ -105,6 +105,7 @@ class MemoryLine(msgspec.Struct, kw_only=True):
         peak: Peak resident set of the process, bytes.
         slope: Bytes a message, least squares over ``growth``.
         payload: Bytes a payload.
+        durability: What an acknowledgement meant, e.g. ``os``: where the messages lie follows from it.
     """
 
     case: str
@@ -115,3 +116,4 @@ class MemoryLine(msgspec.Struct, kw_only=True):
     peak: list[float]
     slope: float
     payload: int
+    durability: str = ""
