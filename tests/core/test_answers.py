@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portask.messages import Message
+from portask.reference.storage import MemoryStorage
 from portask.wire import batches
 from portask.wire.frames import HELLO_LIMIT, Opcode
 from tests.core.talking import LOTS, SECOND, START, Client, Desk, batch_of
@@ -82,6 +83,69 @@ def test_credit_in_bytes_counts_too() -> None:
     reader.credit(0, 1)
     desk.settle()
     assert [offset for offset, _ in reader.delivered()] == [2]
+
+
+def test_one_turn_delivers_and_acknowledges_deliveries_first() -> None:
+    desk, publisher, _ = pair()
+    readers = [desk.client() for _ in range(3)]
+    for reader in readers:
+        reader.subscribe("a")
+    desk.settle()
+    data = bytes(batch_of(b"one", b"two").data)
+    publisher.publish(data)
+    publisher.sends()
+    desk.now += 1000
+    departures = desk.broker.turn(desk.now)
+    assert departures == [*(reader.session for reader in readers), publisher.session], (
+        "somebody waits for them"
+    )
+    for client in (*readers, publisher):
+        client.reads()
+    assert publisher.acked() == [0]
+    for reader in readers:
+        (frame,) = reader.take(Opcode.DELIVER)
+        assert bytes(frame.body[16:]) == data[16:], "the very bytes that came"
+        assert batches.peek(frame.body)[:2] == (0, desk.now), "behind a new stamp"
+
+
+def test_a_reader_that_lags_reads_few_large_batches() -> None:
+    desk, publisher, reader = pair()
+    for number in range(500):
+        publisher.publish(batch_of(b"%d" % number))
+        desk.turn(10)
+    reader.subscribe("a")
+    desk.settle()
+    assert len([frame for frame in reader.arrived if frame.opcode == Opcode.DELIVER]) < 5
+    assert reader.payloads() == [b"%d" % number for number in range(500)]
+
+
+def test_a_congested_reader_gets_nothing_until_it_has_room() -> None:
+    desk, publisher, reader = pair()
+    reader.subscribe("a")
+    desk.settle()
+    reader.session.congested = True
+    for _ in range(3):
+        publisher.publish(batch_of(b"x"))
+        desk.settle()
+    assert not reader.delivered()
+    assert publisher.acked() == [0, 1, 2], "the publisher does not wait for a slow reader"
+    desk.broker.uncongested(reader.session)
+    desk.settle()
+    assert [offset for offset, _ in reader.delivered()] == [0, 1, 2]
+
+
+def test_a_full_storage_refuses_publishes_and_serves_readers() -> None:
+    desk = Desk(storage=MemoryStorage(max_bytes=2000))
+    publisher, reader = desk.client(), desk.client()
+    publisher.open("a")
+    sent = [publisher.publish(batch_of(bytes(300), producer=1)) for _ in range(10)]
+    desk.settle()
+    stored = publisher.acked()
+    assert 2 < len(stored) < 10
+    assert publisher.codes() == [(number, "storage-full") for number in sent[len(stored) :]]
+    reader.subscribe("a")
+    desk.settle()
+    assert [offset for offset, _ in reader.delivered()] == stored
 
 
 def test_acks_of_a_turn_are_one_frame_a_channel() -> None:

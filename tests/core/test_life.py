@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from portask.core import requests
@@ -234,6 +235,52 @@ def test_nothing_is_taken_after_the_end() -> None:
     desk.settle()
     assert not held.inbox
     assert desk.broker.topics["a"].partitions[0].next == 0
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body", "channel", "code"),
+    [
+        (Opcode.OPEN, control.Open("a b"), 1, "invalid-topic"),
+        (Opcode.OPEN, control.Open("t", partition=9), 1, "unknown-partition"),
+        (Opcode.OPEN, control.Open("t", partitions=10**6), 1, "not-permitted"),
+        (Opcode.OPEN, control.Open("t"), 0, "remote-protocol"),
+        (Opcode.OPEN, b"\x00", 1, "remote-protocol"),
+        (Opcode.PUBLISH, bytes(batch_of(b"x").data), 3, "remote-protocol"),
+        (Opcode.SUBSCRIBE, control.Subscribe("a..b"), 7, "invalid-topic"),
+        (Opcode.SUBSCRIBE, control.Subscribe("t", start=-3), 7, "remote-protocol"),
+        (Opcode.SUBSCRIBE, control.Subscribe("t", messages=-1), 7, "remote-protocol"),
+        (Opcode.FETCH, control.Fetch("nowhere"), 0, "unknown-topic"),
+        (Opcode.DESCRIBE, control.Describe("a..b"), 0, "invalid-topic"),
+    ],
+)
+@pytest.mark.parametrize("one_way", [False, True])
+def test_a_bad_request_is_answered_and_a_bad_one_way_frame_ends_the_connection(
+    opcode: Opcode, body: msgspec.Struct | bytes, channel: int, code: str, one_way: bool
+) -> None:
+    desk = Desk()
+    client, bystander = desk.client(), desk.client()
+    data = body if isinstance(body, bytes) else control.encode(body)
+    client.connection.send(opcode, data, 0 if one_way else 5, channel)
+    desk.settle()
+    ((number, error),) = client.errors()
+    assert number == (0 if one_way else 5)
+    assert client.hung_up is one_way
+    if not one_way:
+        assert error.code == code
+        client.open("t")
+    bystander.open("t")
+
+
+def test_turns_are_asked_for_as_long_as_there_is_somebody() -> None:
+    desk = Desk()
+    assert desk.broker.deadline() is None
+    client = desk.client()
+    due = desk.broker.deadline()
+    assert due is not None
+    assert desk.now < due <= desk.now + SWEEP
+    client.hang_up()
+    desk.settle(2 * SWEEP)
+    assert desk.broker.deadline() is None
 
 
 def test_every_request_that_the_wire_lets_through_is_handled() -> None:

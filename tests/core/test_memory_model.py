@@ -16,7 +16,7 @@ from portask.messages import TopicPartition
 from portask.reference.storage import MemoryStorage
 from portask.wire import batches
 from portask.wire.coalesce import Coalescer
-from tests.core.harness import NOW, batch, payloads
+from tests.core.talking import START, batch_of, records
 
 KEY = TopicPartition("t")
 
@@ -38,7 +38,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.storage = MemoryStorage(coalesce_bytes=300)
         self.kept: list[tuple[bytes, int, int]] = []  # payload, append time, TTL
         self.first = 0
-        self.now = NOW
+        self.now = START
         self.held: list[tuple[Any, bytes]] = []
 
     @rule(
@@ -46,12 +46,12 @@ class StorageMachine(RuleBasedStateMachine):
         ttl=st.sampled_from([0, 0, 0, 5]),
         wait=st.sampled_from([0, 1, 300_000, 1_500_000]),
         producer=st.sampled_from([0, 0, 0, 9]),
-        base=st.integers(NOW - 10**9, NOW),
+        base=st.integers(START - 10**9, START),
     )
     def append(self, sizes: list[int], ttl: int, wait: int, producer: int, base: int) -> None:
         self.now += wait
         new = [b"%d." % (len(self.kept) + n) + bytes(size) for n, size in enumerate(sizes)]
-        data = bytearray(batch(*new, ttl=ttl, producer=producer, base=base))
+        data = bytearray(batch_of(*new, ttl=ttl, producer=producer, timestamp=base).data)
         offset = ask(self.storage.append, KEY, batches.parse(data), self.now)
         data[:] = bytes(len(data))
         assert offset == len(self.kept)
@@ -67,9 +67,9 @@ class StorageMachine(RuleBasedStateMachine):
         for data in found:
             each = batches.parse(data)
             assert each.base_offset == due or (due < 0 and each.base_offset <= offset)
-            for number, payload in enumerate(payloads(each)):
-                kept, appended, ttl = self.kept[each.base_offset + number]
-                assert (payload, each.ttl) == (kept, ttl)
+            for number, message in records([each]):
+                kept, appended, ttl = self.kept[number]
+                assert (message.payload, each.ttl) == (kept, ttl)
                 assert each.append_time <= appended < each.append_time + COALESCE_WINDOW_US
             due = each.base_offset + each.count
             self.held.append((data, bytes(data)))
@@ -126,24 +126,27 @@ StorageMachine.TestCase.settings = settings(max_examples=40, stateful_step_count
 TestStorage = StorageMachine.TestCase
 
 RECORDS = st.tuples(
-    st.integers(NOW - 2**40, NOW + 2**40),
+    st.integers(START - 2**40, START + 2**40),
     st.sampled_from([0, 23, 24, 255, 256, 65_536, 2**33, -1, -300]),
     st.binary(max_size=30),
 )
 
 
 @given(st.lists(RECORDS, min_size=1, max_size=20), st.data())
-def test_a_gathered_batch_holds_what_went_in(
-    records: list[tuple[int, int, bytes]], data: st.DataObject
-) -> None:
-    single = [batches.parse(batch(payload, base=base, delta=delta)) for base, delta, payload in records]
-    gathered = Coalescer(single[0], 100, NOW)
-    taken = [each for each in single if Coalescer.fits(each) and gathered.add(each, NOW)]
+def test_a_gathered_batch_holds_what_went_in(sent: list[tuple[int, int, bytes]], data: st.DataObject) -> None:
+    single = [
+        batches.parse(
+            batches.build(cbor2.dumps([delta, None, None, payload]), 1, codec=1, base_timestamp=base)
+        )
+        for base, delta, payload in sent
+    ]
+    gathered = Coalescer(single[0], 100, START)
+    taken = [each for each in single if Coalescer.fits(each) and gathered.add(each, START)]
     assert len(taken) == len(single) == gathered.count
     start = data.draw(st.integers(0, len(single) - 1))
     found = batches.parse(gathered.batch(100 + start))
     assert (found.base_offset, found.count) == (100 + start, len(single) - start)
-    rest, body = records[start:], bytes(found.body)
+    rest, body = sent[start:], bytes(found.body)
     stamps = []
     while body:
         row = cbor2.loads(body)  # the first record; the decoder leaves the others alone
@@ -153,21 +156,21 @@ def test_a_gathered_batch_holds_what_went_in(
 
 
 def test_what_is_not_gathered() -> None:
-    first = batches.parse(batch(b"x"))
-    for other in (batch(b"a", b"b"), batch(b"a", producer=1)):
-        assert not Coalescer.fits(batches.parse(other))
-    gathered = Coalescer(first, 0, NOW)
-    assert gathered.add(first, NOW)
-    assert not gathered.add(batches.parse(batch(b"y", ttl=5)), NOW), "another TTL"
-    assert not gathered.add(first, NOW + COALESCE_WINDOW_US), "too much later"
+    first = batch_of(b"x")
+    for other in (batch_of(b"a", b"b"), batch_of(b"a", producer=1), batch_of(b"a", codec=2)):
+        assert not Coalescer.fits(other)
+    gathered = Coalescer(first, 0, START)
+    assert gathered.add(first, START)
+    assert not gathered.add(batch_of(b"y", ttl=5), START), "another TTL"
+    assert not gathered.add(first, START + COALESCE_WINDOW_US), "too much later"
     assert gathered.count == 1
 
 
 def test_a_hundred_thousand_small_messages_take_under_ten_megabytes() -> None:
     storage = MemoryStorage()
     refused: list[PortaskError] = []
-    found = batches.parse(batch(bytes(64)))
+    found = batch_of(bytes(64))
     for number in range(100_000):
-        storage.append(KEY, found, NOW + number, lambda _, error: refused.append(error) if error else None)
+        storage.append(KEY, found, START + number, lambda _, error: refused.append(error) if error else None)
     assert not refused
     assert storage.size(KEY) < 10_000_000

@@ -6,6 +6,7 @@ import pytest
 
 from portask.contracts import COALESCE_WINDOW_US, EARLIEST, LATEST
 from portask.core.broker import Options
+from portask.core.partitions import Cursor
 from portask.wire import control
 from portask.wire.frames import Opcode
 from tests.core.talking import SECOND, START, Client, Desk, batch_of
@@ -229,6 +230,7 @@ def test_acks_move_forward_only_and_not_beyond_what_was_delivered() -> None:
     desk.settle()
     (body,) = reader.assigned()
     cursor = reader.session.cursors[body.delivery]
+    assert isinstance(cursor, Cursor)
     for ranges, acked in [([(0, 2)], 2), ([(4, 4), (1, 1)], 4), ([(0, 0)], 4), ([], 4)]:
         reader.connection.send_control(Opcode.ACK, control.Ack(ranges), 0, body.delivery)
         desk.turn()
