@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from portask.contracts import EARLIEST, Storage
 from portask.core.broker import Broker, Options
 from portask.core.groups import Share
@@ -42,6 +40,12 @@ class Sharing(Desk):
         self.publisher = self.client()
         self.publisher.open("jobs", 1, partitions=partitions)
         self.published = 0
+
+    def settle(self, after: int = 1000) -> None:
+        """Turns until the broker wants none and the storage has answered everything."""
+        super().settle(after)
+        while getattr(self.storage, "waiting", None):
+            super().settle(0)
 
     def publish(self, count: int, size: int | None = None, *, ttl: int = 0) -> None:
         """``count`` jobs, payloads counting up, in batches of ``size`` (all in one by default)."""
@@ -175,6 +179,3 @@ def read_all(desk: Sharing, topic: str) -> list[Message]:
     found = [message for _, message in reader.delivered()]
     reader.hang_up()
     return found
-
-
-Check = Callable[[], None]
