@@ -49,7 +49,7 @@ class Contents(msgspec.Struct):
     Attributes:
         states: The newest state of every group and partition.
         size: Position behind the last whole record.
-        damaged: Bytes in its middle that are no record.
+        damaged: Bytes before its end that are no record.
     """
 
     states: dict[Key, bytes]
@@ -82,7 +82,7 @@ class GroupLog:
         """Reads the file, and cuts its torn end.
 
         Raises:
-            StorageError: it is of a newer format, or no groups file.
+            StorageError: it is of a newer format.
             OSError: it cannot be read.
         """
         found = load(self._files, self._folder)
@@ -90,7 +90,10 @@ class GroupLog:
         if found.size:
             self.fd = self._files.open(self._path)
             self._files.truncate(self.fd, found.size)
+            write_all(self._files, self.fd, [_HEADER], 0)
             self._size = found.size
+        elif found.damaged:
+            self._files.rename(self._path, f"{self._path}.damaged")  # nothing in it is ours to lose
         return found
 
     def save(self, group: str, partition: TopicPartition, state: bytes, done: Saved) -> None:
@@ -193,7 +196,7 @@ def load(files: Files, folder: str) -> Contents:
     """What the groups file in ``folder`` holds; nothing if there is none. Changes nothing.
 
     Raises:
-        StorageError: it is of a newer format, or no groups file.
+        StorageError: it is of a newer format.
         OSError: it cannot be read.
     """
     try:
@@ -206,15 +209,17 @@ def load(files: Files, folder: str) -> Contents:
         files.close(fd)
     if len(data) < len(_HEADER):
         return Contents({}, 0)
-    whole = crc32c(data[:12]) == int.from_bytes(data[12:16], "little")
+    whole = data[:8] == _HEADER[:8] and crc32c(data[:12]) == int.from_bytes(data[12:16], "little")
     version = int.from_bytes(data[8:10], "little")
-    if data[:8] != _HEADER[:8] and _next_record(data, len(_HEADER)) is None:
-        raise StorageError(f"{folder}/{NAME} is no groups file of portask: move it away")
     if whole and version > _VERSION:
         raise StorageError(
             f"{folder}/{NAME} has format version {version}, and this program knows {_VERSION}: use a newer portask"
         )
-    return _parse(data)
+    found = _parse(data)
+    if not whole:
+        found.damaged += len(_HEADER)
+        found.size = found.size if found.states else 0
+    return found
 
 
 def _parse(data: bytes) -> Contents:

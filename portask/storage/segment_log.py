@@ -136,6 +136,7 @@ class SegmentLog:
         self._gathered = 0
         self._completed: deque[tuple[Iterator[tuple[int, bytes, Appended]], PortaskError | None]] = deque()
         self._completing = False
+        new = not Path(path).exists()
         Path(path).mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self._folder)
         self._syncer = Syncer(self._files, self._notified)
@@ -151,8 +152,10 @@ class SegmentLog:
             open_files=open_files,
         )
         try:
-            if self._files.make_folder(topics):
-                self._shared.sync_folder(self._folder)
+            if new:
+                self._shared.sync_folder(os.fspath(Path(path).absolute().parent))
+            self._files.make_folder(topics)
+            self._shared.sync_folder(self._folder)
             self._restore(topics)
         except BaseException:
             self._release()

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from portask.errors import OffsetOutOfRange
 from portask.messages import Buffer, RecordBatch, TopicPartition
 from portask.storage import SegmentLog
 from portask.storage.files import Files
+from portask.storage.segments import HEADER_SIZE
+from portask.wire import batches
 from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of, records
 
 SMALL: dict[str, Any] = {"segment_bytes": 4096, "index_interval": 256}
@@ -143,59 +146,57 @@ class Forgetful(Files):
 
     A file's content counts as kept once `sync` returned, a name once its folder was synced. What was not synced may be
     kept all the same, in part, in any order of pages: a chance decides.
+
+    Attributes:
+        going: Clear it, and syncs wait.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = str(root)
-        self._paths: dict[int, str] = {}
-        self._inode_content: dict[int, bytes] = {}  # inode → synced content
-        self._names: dict[
-            str, dict[str, int]
-        ] = {}  # folder → name → inode, as synced; folders have inodes too
-
-    def open(self, path: str, *, create: bool = False) -> int:
-        fd = super().open(path, create=create)
-        self._paths[fd] = path
-        return fd
+    def __init__(self) -> None:
+        self.going = threading.Event()
+        self.going.set()
+        self._content: dict[int, bytes] = {}  # inode → what was synced
+        self._names: dict[str, dict[str, int]] = {}  # folder → name → inode, as synced
 
     def sync(self, fd: int) -> None:
+        self.going.wait(10)
         super().sync(fd)
-        size = os.fstat(fd).st_size
-        self._inode_content[os.fstat(fd).st_ino] = os.pread(fd, size, 0)
+        state = os.fstat(fd)
+        self._content[state.st_ino] = os.pread(fd, state.st_size, 0)
 
     def sync_folder(self, path: str) -> None:
+        self.going.wait(10)
         super().sync_folder(path)
         self._names[path] = {entry.name: entry.inode() for entry in os.scandir(path)}
 
-    def lose_power(self, chance: random.Random, to: Path) -> None:
-        """Builds in ``to`` what a device might hold after the power failed now."""
-        now = {entry: Path(entry).stat().st_ino for entry in _walk(self.root)}
-        by_inode = {inode: Path(path).read_bytes() for path, inode in now.items() if Path(path).is_file()}
-        self._copy(self.root, to, chance, by_inode)
+    def offsets(self, folder: Path) -> set[int]:
+        """Offsets of the records of a partition that are surely on the device."""
+        found: set[int] = set()
+        for name, inode in self._names.get(str(folder), {}).items():
+            data = self._content.get(inode, b"") if name.endswith(".log") else b""
+            at = HEADER_SIZE
+            while at < len(data):
+                base, _, count, _ = batches.peek(data[at : at + 64])
+                found.update(range(base, base + count))
+                at += int.from_bytes(data[at + 16 : at + 20], "little")
+        return found
 
-    def _copy(self, source: str, to: Path, chance: random.Random, content: dict[int, bytes]) -> None:
-        to.mkdir(exist_ok=True)
-        synced = self._names.get(source, {})
-        there = {entry.name: entry for entry in os.scandir(source)} if Path(source).is_dir() else {}
+    def lose_power(self, source: Path, chance: random.Random, to: Path) -> None:
+        """Builds in ``to`` what the device may hold of ``source`` after the power failed now."""
+        to.mkdir()
+        synced = self._names.get(str(source), {})
+        there = {entry.name: entry for entry in os.scandir(source)}
         for name in sorted(set(synced) | set(there)):
-            if name == "lock":
-                continue
             entry = there.get(name)
             if entry is not None and entry.is_dir():
                 if name in synced or chance.random() < 0.5:
-                    self._copy(entry.path, to / name, chance, content)
+                    self.lose_power(source / name, chance, to / name)
                 continue
-            options = []
-            if name in synced:
-                options.append(synced[name])
-            if entry is not None and entry.inode() != synced.get(name):
-                options.append(entry.inode())
-            if name not in synced or entry is None:
-                options.append(-1)  # the change of the folder may or may not have got to the device
-            inode = chance.choice(options)
-            if inode >= 0:
-                kept = self._inode_content.get(inode, b"")
-                (to / name).write_bytes(_torn(kept, content.get(inode, kept), chance))
+            now = entry.inode() if entry is not None else -1  # -1: no such file
+            inode = chance.choice((synced.get(name, -1), now))
+            if inode >= 0 and name != "lock":
+                kept = self._content.get(inode, b"")
+                content = (source / name).read_bytes() if inode == now else kept
+                (to / name).write_bytes(_torn(kept, content, chance))
 
 
 def _torn(kept: bytes, now: bytes, chance: random.Random) -> bytes:
@@ -209,10 +210,6 @@ def _torn(kept: bytes, now: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.5:
             out[start : start + page] = now[start : min(start + page, size)]
     return bytes(out)
-
-
-def _walk(root: str) -> list[str]:
-    return [str(path) for path in Path(root).rglob("*")]
 
 
 def copy_log(source: Path, to: Path, storage: SegmentLog | None = None) -> Path:

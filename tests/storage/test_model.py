@@ -18,6 +18,8 @@ from portask.reference.storage import MemoryStorage
 from portask.storage import SegmentLog
 from portask_lab.conformance.storage_support import BASE, Driver, batch_of, records
 
+from .conftest import ROOM
+
 KEYS = (TopicPartition("orders.eu", 0), TopicPartition("a b/../ü", 3))
 KEY = st.sampled_from(KEYS)
 BATCH = st.tuples(
@@ -40,7 +42,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.mkdtemp(prefix="portask-model-")
+        self.folder = tempfile.mkdtemp(prefix="portask-model-", dir=ROOM)
         self.log: dict[TopicPartition, list[tuple[bytes, int]]] = {key: [] for key in KEYS}
         self.first = dict.fromkeys(KEYS, 0)
         self.producers: dict[TopicPartition, dict[int, tuple[int, int, int]]] = {key: {} for key in KEYS}
