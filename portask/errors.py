@@ -31,6 +31,8 @@
     │   ├── InvalidTopic            not a topic name or not a filter; says which character and why
     │   ├── UnknownGroup            no consumer group of that name
     │   ├── NotPermitted            a limit or a rule of this broker forbids it
+    │   ├── OutOfSequence           a producer's numbers leave something out; nothing was stored
+    │   ├── Fenced                  the producer's id is used with a newer epoch: somebody took over
     │   └── Draining                the broker is going away; publish elsewhere or later
     └── ClientError
         ├── NotConnected            closed by the caller, or reconnecting is off and the link is gone
@@ -227,6 +229,21 @@ class NotPermitted(BrokerError):
     """A limit or a rule of this broker forbids it."""
 
     code = "not-permitted"
+
+
+class OutOfSequence(BrokerError):
+    """A batch of an idempotent producer does not follow what the broker has of it. The batch was not stored.
+
+    Either the broker lost what it had acknowledged, or two clients publish with one producer id and epoch.
+    """
+
+    code = "out-of-sequence"
+
+
+class Fenced(BrokerError):
+    """Somebody publishes with this producer id and a newer epoch, or did so with this very epoch before."""
+
+    code = "fenced"
 
 
 class Draining(BrokerError):

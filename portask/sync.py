@@ -336,6 +336,11 @@ class Client:
         return self._client.address
 
     @property
+    def producer_id(self) -> int:
+        """The id that this client's batches carry; 0 if it is not idempotent."""
+        return self._client.producer_id
+
+    @property
     def buffered(self) -> int:
         """Bytes that wait to be sent or acknowledged."""
         return self._client.buffered

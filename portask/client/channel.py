@@ -6,6 +6,14 @@ stored but whose ack got lost is then stored twice; that is what "at least once"
 
 A batch past its deadline fails and will not be sent again. If it is under way its place in line stays,
 because acks are cumulative: the broker counts it.
+
+**Numbers.** An idempotent client numbers each batch when it is sent for the first time, and sends the same bytes again:
+the broker then knows what it has. It stores nothing over a gap (`portask.core.producers`). So when a numbered batch is
+refused, those under way behind it are refused too, `OutOfSequence`; they go back in line. Once nothing is under way the
+channel is opened again, saying which number is next: what lies before is acknowledged or given up, and the line goes
+on. The same is said on the next link after a batch was given up, or when the link leads to another broker, which never
+saw what the first one has. An `OutOfSequence` that nothing of this explains is told to the application: the
+broker lost records, or somebody else uses the producer's id.
 """
 
 from __future__ import annotations
@@ -21,19 +29,21 @@ from portask.errors import (
     BatchTooLarge,
     Draining,
     NotConnected,
+    OutOfSequence,
     PortaskError,
     RemoteProtocolError,
     RequestTimeout,
 )
 from portask.messages import TopicPartition
-from portask.wire import control
+from portask.wire import batches, control, sequences
 from portask.wire.frames import Frame, Opcode
 
 if TYPE_CHECKING:
     from portask.client.publisher import Publisher
 
 Settle = Callable[[int, PortaskError | None], None]
-"""``settle(base_offset, None)`` or ``settle(-1, error)``; called exactly once."""
+"""``settle(base_offset, None)`` or ``settle(-1, error)``; called exactly once. ``settle(-1, None)``: it is stored,
+and the broker no longer knows where."""
 
 
 class Outgoing:
@@ -45,11 +55,12 @@ class Outgoing:
         size: Bytes it takes of the client's budget.
         settle: Told how it ended; ``None`` once it was.
         serial: Its place in the order of this channel.
+        sequence: The number of its first message, once it has one; 0 before.
         deadline: Loop time at which it fails.
         correlation: Of its last PUBLISH.
     """
 
-    __slots__ = ("correlation", "count", "data", "deadline", "serial", "settle", "size")
+    __slots__ = ("correlation", "count", "data", "deadline", "sequence", "serial", "settle", "size")
 
     def __init__(self, data: bytes, count: int, size: int, settle: Settle, deadline: float) -> None:
         self.data = data
@@ -58,6 +69,7 @@ class Outgoing:
         self.settle: Settle | None = settle
         self.deadline = deadline
         self.serial = 0
+        self.sequence = 0
         self.correlation = 0
 
 
@@ -82,6 +94,9 @@ class Channel:
     """
 
     __slots__ = (
+        "_explains",
+        "_gap",
+        "_last",
         "_publisher",
         "_room",
         "_serial",
@@ -97,6 +112,9 @@ class Channel:
         self._publisher = publisher
         self._room: deque[Callable[[], None]] = deque()
         self._serial = 0
+        self._last: int | None = None  # the newest number
+        self._gap = False  # a numbered batch was given up: nothing new goes out before that is said
+        self._explains = False  # OPEN says which number is next
         self.number = number
         self.key = key
         self.state = ChannelState.CLOSED
@@ -147,28 +165,63 @@ class Channel:
             return
         limit = link.connection.max_batch
         most = self._publisher.options.max_in_flight
-        while self.waiting and len(self.unacked) < most:
+        numbering = self._publisher.producer_id
+        while self.waiting and len(self.unacked) < most and not self._gap:
             outgoing = self.waiting.popleft()
             if len(outgoing.data) > limit:
-                self._settle(outgoing, -1, too_large(len(outgoing.data), limit))
+                self._give_up(outgoing, too_large(len(outgoing.data), limit))
                 continue
+            if numbering and not outgoing.sequence:
+                self._number(outgoing)
             outgoing.correlation = link.next_correlation()
             link.send(Opcode.PUBLISH, outgoing.data, outgoing.correlation, self.number)
             self.unacked.append(outgoing)
+        self._close_gap(link)
+
+    def _number(self, outgoing: Outgoing) -> None:
+        """The next numbers, for good."""
+        publisher = self._publisher
+        first = self._next
+        outgoing.sequence = first
+        outgoing.data = batches.numbered(
+            outgoing.data, publisher.producer_id, publisher.options.producer_epoch, first
+        )
+        self._last = sequences.last_of(first, outgoing.count)
+
+    @property
+    def _next(self) -> int:
+        return 1 if self._last is None else sequences.following(self._last)
+
+    @property
+    def _going_on(self) -> int:
+        """The number of the next batch that will be sent, once nothing is under way."""
+        return self.waiting[0].sequence or self._next if self.waiting else self._next
+
+    def _close_gap(self, link: Link) -> None:
+        """Says where it goes on, as soon as the broker has answered everything."""
+        if self._gap and not self.unacked and self.state is ChannelState.OPEN and link.usable:
+            self.open(link)
 
     # ── opening ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(self, link: Link, partitions: int = 0) -> asyncio.Future[Frame]:
         """Asks the broker to open the channel; the topic is created, with ``partitions`` of them, if it is new."""
         self.state = ChannelState.OPENING
-        body = control.encode(control.Open(self.key.topic, self.key.partition, partitions))
+        body = control.Open(self.key.topic, self.key.partition, partitions)
+        going_on = self._going_on
+        if self._publisher.producer_id and (self._explains or self._last is None):
+            body.producer = self._publisher.producer_id
+            body.epoch = self._publisher.options.producer_epoch
+            body.sequence = 0 if self._last is None else going_on
         timeout = self._publisher.options.request_timeout
         about = f"OPEN of {self.key}"
-        future = link.request(Opcode.OPEN, body, channel=self.number, timeout=timeout, about=about)
-        future.add_done_callback(lambda reply: self._opened(link, reply))
+        future = link.request(
+            Opcode.OPEN, control.encode(body), channel=self.number, timeout=timeout, about=about
+        )
+        future.add_done_callback(lambda reply: self._opened(link, reply, going_on))
         return future
 
-    def _opened(self, link: Link, reply: asyncio.Future[Frame]) -> None:
+    def _opened(self, link: Link, reply: asyncio.Future[Frame], going_on: int) -> None:
         if link is not self._publisher.link:
             return  # lost meanwhile: `link_lost` has put everything back in line
         try:
@@ -181,6 +234,8 @@ class Channel:
             self.fail(error)
             return
         self.state = ChannelState.OPEN
+        if going_on == self._going_on:
+            self._gap = False  # otherwise more was given up meanwhile, and is said now
         self.pump()
         link.write()
 
@@ -199,7 +254,9 @@ class Channel:
                 f"PUBACK {correlation} with {count} offsets does not fit what was published to {self.key}"
             )
         for offset in offsets:
-            self._settle(unacked.popleft(), offset, None)
+            self._settle(unacked.popleft(), offset if offset != control.UNKNOWN_OFFSET else -1, None)
+        if not self._gap:
+            self._explains = False  # the broker goes by what it just acknowledged
         self.pump()
         self._tell_room()
 
@@ -213,20 +270,32 @@ class Channel:
         self.unacked.remove(outgoing)
         if isinstance(error, Draining) and self._publisher.reconnects:
             # Not stored, and the broker is leaving: it goes to the next one, in its old place.
-            self.waiting = deque(sorted([*self.waiting, outgoing], key=lambda waiting: waiting.serial))
+            self._back_in_line(outgoing)
             return True
-        self._settle(outgoing, -1, error)
+        if isinstance(error, OutOfSequence) and self._gap and outgoing.settle is not None:
+            self._back_in_line(outgoing)  # for what was given up before it, not for its own sake
+        else:
+            self._give_up(outgoing, error)
         self.pump()
         self._tell_room()
         return True
+
+    def _back_in_line(self, *again: Outgoing) -> None:
+        self.waiting = deque(sorted([*again, *self.waiting], key=lambda outgoing: outgoing.serial))
 
     def link_lost(self) -> None:
         """Everything unacknowledged goes back in line, in order."""
         self.state = ChannelState.CLOSED
         again = [outgoing for outgoing in self.unacked if outgoing.settle is not None]
+        if len(again) < len(self.unacked):
+            self.moved()
         self.unacked.clear()
-        self.waiting = deque(sorted([*again, *self.waiting], key=lambda outgoing: outgoing.serial))
+        self._back_in_line(*again)
         self._tell_room()
+
+    def moved(self) -> None:
+        """The broker of the next link may not have seen all numbers before those that it will get."""
+        self._explains = True
 
     def expire(self, now: float) -> None:
         """Fails what is past its deadline."""
@@ -241,9 +310,7 @@ class Channel:
             )
         while self.waiting and self.waiting[0].deadline <= now:
             outgoing = self.waiting.popleft()
-            self._settle(
-                outgoing, -1, RequestTimeout(f"could not be sent to {self.key} within {timeout:g} s")
-            )
+            self._give_up(outgoing, RequestTimeout(f"could not be sent to {self.key} within {timeout:g} s"))
         self._tell_room()
 
     def fail(self, error: PortaskError) -> None:
@@ -252,8 +319,14 @@ class Channel:
         self.unacked.clear()
         self.waiting.clear()
         for outgoing in lost:
-            self._settle(outgoing, -1, error)
+            self._give_up(outgoing, error)
         self._tell_room()
+
+    def _give_up(self, outgoing: Outgoing, error: PortaskError) -> None:
+        """It is not stored, or nobody will know."""
+        if outgoing.sequence:
+            self._gap = self._explains = True
+        self._settle(outgoing, -1, error)
 
     def _settle(self, outgoing: Outgoing, offset: int, error: PortaskError | None) -> None:
         settle = outgoing.settle

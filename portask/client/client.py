@@ -311,6 +311,11 @@ class Client:
         return str(self._connector.link.address) if self._connector.link is not None else ""
 
     @property
+    def producer_id(self) -> int:
+        """The id that this client's batches carry; 0 if it is not idempotent."""
+        return self._publisher.producer_id
+
+    @property
     def buffered(self) -> int:
         """Bytes that wait to be sent or acknowledged; at most ``buffer_bytes``."""
         return self._publisher.budget.used

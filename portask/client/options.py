@@ -11,6 +11,7 @@ import msgspec
 from portask.config.settings import DEFAULT_PORT, DEFAULT_URL
 from portask.errors import ConfigError
 from portask.wire.frames import DEFAULT_LIMIT, HELLO_LIMIT
+from portask.wire.sequences import KEPT_BATCHES
 
 GOODBYE = 5.0
 """Most seconds to wait for what only tidies up: the answers to DRAIN and UNSUBSCRIBE, a transport that closes."""
@@ -38,6 +39,9 @@ class OptionsDict(TypedDict, total=False):
     max_frame: int
     token: str | None
     name: str
+    idempotent: bool
+    producer_id: int
+    producer_epoch: int
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +72,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         max_frame: Largest frame body taken from the broker.
         token: For brokers that ask for one.
         name: Of this client, for the broker's logs.
+        idempotent: Whether batches carry numbers by which the broker knows what it already has: what is sent
+            again after a lost connection is then stored once. Costs a copy and a checksum of each batch here; and
+            storages cannot gather small batches of it, so publish in batches (linger, `publish_nowait`,
+            `publish_many`). Not the default for that reason: of 64-byte messages that are published and awaited one
+            by one, a broker would keep less than half as many in the same memory.
+        producer_id: 1 to 2^64 - 1, for idempotent clients; 0 chooses a random one (of a million clients two have
+            the same with a probability of 1 in 37 million, and the second is refused where both publish). A client
+            that gives the id of an earlier one takes over from it: see ``producer_epoch``.
+        producer_epoch: Higher than that of the client from which this one takes over; what the earlier one still
+            publishes where this one did is then refused (`Fenced`).
     """
 
     codec: str = ""
@@ -89,6 +103,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_frame: int = DEFAULT_LIMIT
     token: str | None = None
     name: str = ""
+    idempotent: bool = False
+    producer_id: int = 0
+    producer_epoch: int = 0
 
     def __post_init__(self) -> None:
         for name in ("request_timeout", "connect_timeout", "reconnect_delay", "reconnect_max_delay"):
@@ -108,6 +125,26 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.max_frame < HELLO_LIMIT:
             raise ConfigError(f"max_frame is {self.max_frame:,}: it must be {HELLO_LIMIT:,} or more")
+        self._check_producer()
+
+    def _check_producer(self) -> None:
+        if not self.idempotent:
+            if self.producer_id or self.producer_epoch:
+                raise ConfigError(
+                    "producer_id and producer_epoch are for idempotent clients: say idempotent=True"
+                )
+            return
+        if not 0 <= self.producer_id < 1 << 64:
+            raise ConfigError(
+                f"producer_id is {self.producer_id!r}: it must be 1 to 2^64 - 1, or 0 for a random one"
+            )
+        if not 0 <= self.producer_epoch < 1 << 16:
+            raise ConfigError(f"producer_epoch is {self.producer_epoch!r}: it must be 0 to 65,535")
+        if self.max_in_flight > KEPT_BATCHES:
+            raise ConfigError(
+                f"max_in_flight is {self.max_in_flight}: brokers recognize the last {KEPT_BATCHES} batches of an "
+                "idempotent client, so it must not be more"
+            )
 
 
 class Address(NamedTuple):

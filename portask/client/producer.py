@@ -317,7 +317,7 @@ class Producer:
             def settle(base: int, error: PortaskError | None, own: list[Pending] = own) -> None:
                 if error is None:
                     for offset, pending in enumerate(own, base):
-                        pending.acknowledge(key, offset)
+                        pending.acknowledge(key, offset if base >= 0 else -1)
                 else:
                     for pending in own:
                         pending.fail(error)

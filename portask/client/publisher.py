@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterator
 
 from portask.client.budget import Budget
 from portask.client.channel import Channel, Outgoing, Settle, too_large
 from portask.client.codecs import Encoder
 from portask.client.link import Link, error_of
-from portask.client.options import Options
+from portask.client.options import Address, Options
 from portask.client.pending import Unclaimed
 from portask.client.producer import Accumulator, Producer
 from portask.client.routes import Route
@@ -32,6 +33,7 @@ class Publisher:
         unclaimed: Failures that nobody looked at.
         encoder: Builds batches; set once the first broker said what it recommends.
         closing: Nothing new is taken; what is there is still sent.
+        producer_id: What batches carry beside their numbers; 0 if they carry none.
     """
 
     encoder: Encoder
@@ -44,6 +46,10 @@ class Publisher:
         self.unclaimed = Unclaimed()
         self._limit = options.max_frame
         self.closing = False
+        self.producer_id = 0
+        if options.idempotent:
+            self.producer_id = options.producer_id or secrets.randbelow((1 << 64) - 1) + 1
+        self._address: Address | None = None
         self._over: PortaskError | None = None
         self._routes: dict[str, Route] = {}
         self._channels: dict[int, Channel] = {}
@@ -210,6 +216,10 @@ class Publisher:
         """A new link: channels open again, and send what waits."""
         self.link = link
         self._limit = link.connection.max_batch
+        if self._address not in {None, link.address}:
+            for channel in self._channels.values():
+                channel.moved()
+        self._address = link.address
         for route in list(self._routes.values()):
             route.link_up()
         link.write()

@@ -19,7 +19,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         topic: Where it went.
         partition: Which log of the topic.
-        offset: Its place there.
+        offset: Its place there; -1 if it is there and nobody knows where: it was sent again by an idempotent
+            client, to a broker that was restarted meanwhile.
     """
 
     topic: str
@@ -28,7 +29,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class OffsetRange(msgspec.Struct, frozen=True, gc=False):
-    """``count`` neighbouring messages in one partition, the first at ``base_offset``."""
+    """``count`` neighbouring messages in one partition, the first at ``base_offset`` (-1 as in `Receipt`)."""
 
     partition: int
     base_offset: int

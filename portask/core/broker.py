@@ -27,6 +27,7 @@ from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
 from portask.core.delivery import Delivery
 from portask.core.partitions import Partition, Subscription, Topic
+from portask.core.producers import ProducerTable
 from portask.core.ranges import NEVER
 from portask.core.retention import Retention
 from portask.core.session import ANSWERS_LIMIT, Session
@@ -88,6 +89,7 @@ class Broker:
         now: The current turn's time, µs since the epoch.
         topics: By name.
         sessions: The open connections, oldest first.
+        producers: Where each idempotent producer stands.
         groups: Consumer groups, whether anybody is there or not.
     """
 
@@ -104,6 +106,7 @@ class Broker:
         self.draining = False
         self.delivery = Delivery(storage, self.mark)
         self.groups = Coordinator(self, rewrite)
+        self.producers = ProducerTable(storage)
         self.turns = 0
         self.in_turn = False
         self._arrived: dict[Session, None] = {}

@@ -13,6 +13,7 @@ from portask.core.fetching import Fetch
 from portask.core.groups import Seat
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
 from portask.core.positions import resume_offset, start_offset
+from portask.core.producers import answer_retry
 from portask.core.session import Channel, Later, Session
 from portask.core.topics import check_filter, matcher
 from portask.errors import (
@@ -66,6 +67,9 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
     if broker.draining:
         raise Draining("this broker is going away: publish to another, or later")
     batch = batches.parse(frame.body, broker.options.max_raw)
+    numbered = batch.sequence and batch.producer
+    if numbered and answer_retry(broker, session, channel, frame, batch):
+        return
     partition = channel.partition
     turn = broker.turns
     size = len(batch.data)
@@ -94,7 +98,8 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
             broker.mark(session)
         broker.touch(partition)
 
-    broker.storage.append(partition.key, batch, broker.now, done)
+    finished = broker.producers.admit(partition, batch, done) if numbered else done
+    broker.storage.append(partition.key, batch, broker.now, finished)
 
 
 def _open(broker: Broker, session: Session, frame: Frame) -> None:
@@ -103,6 +108,8 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError(f"channel {frame.channel} is not a client's to open")
     topic = broker.topic(body.topic, body.partitions)
     partition = _partition(topic, body.partition)
+    if body.producer:
+        broker.producers.opened(partition, body)
     known = session.channels.get(frame.channel)
     if known is None:
         if len(session.channels) >= broker.options.max_channels:
@@ -302,7 +309,12 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
         if waiting or session.gone:
             return
         reply = control.Described(
-            described, storage.durability.value, len(broker.sessions), broker.options.name, groups=groups
+            described,
+            storage.durability.value,
+            len(broker.sessions),
+            broker.options.name,
+            groups=groups,
+            duplicates=broker.producers.duplicates,
         )
         encoded = control.encode(reply)
         session.answered += len(encoded)

@@ -323,7 +323,7 @@ class GroupInfo(msgspec.Struct):
 
 
 class Described(msgspec.Struct):
-    """DESCRIBE, reply."""
+    """DESCRIBE, reply; ``duplicates`` counts the records of retries that were not stored again, since the start."""
 
     topics: list[TopicInfo]
     durability: str
@@ -331,6 +331,7 @@ class Described(msgspec.Struct):
     broker: str = ""
     settings: dict[str, str] = {}
     groups: list[GroupInfo] = []
+    duplicates: int = 0
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)
