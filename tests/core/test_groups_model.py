@@ -25,7 +25,7 @@ from portask.server.dead_letters import rewrite
 from tests.core.harness import LateStorage
 from tests.core.sharing import MS, Member, Sharing, read_all
 
-WAIT = 100
+WAIT = 400
 """The group's ack_wait, ms."""
 
 
@@ -121,7 +121,7 @@ class Groups(RuleBasedStateMachine):
             self.look()
 
     @precondition(lambda self: self.members)
-    @rule(data=st.data(), delay=st.sampled_from([0, 0, 30, 300]), returned=st.booleans())
+    @rule(data=st.data(), delay=st.sampled_from([0, 0, 30, 1000]), returned=st.booleans())
     def nack(self, data: st.DataObject, delay: int, returned: bool) -> None:
         member, offsets = self.some(data)
         if offsets:
@@ -141,7 +141,7 @@ class Groups(RuleBasedStateMachine):
                     held[offset] = self.desk.now + WAIT * MS
             self.look()
 
-    @rule(time=st.sampled_from([1, 20, 101, 500]))
+    @rule(time=st.sampled_from([1, 120, 120, 401, 2000]))
     def wait(self, time: int) -> None:
         self.desk.settle(time * MS)
         self.look()
@@ -190,6 +190,7 @@ class Groups(RuleBasedStateMachine):
         share = desk.broker.groups.groups["g"].shares.get(partition)
         if share is None:
             return
+        dead = {int(m.headers["portask-dead-offset"]) for m in self.dead() if m.headers}  # takes turns
         ranges = list(share.outstanding)
         open_offsets: set[int] = set()
         before = -1
@@ -200,7 +201,6 @@ class Groups(RuleBasedStateMachine):
             assert each.due != NEVER, "what was given up is not left lying"
         assert len(open_offsets) == share.outstanding.records
         finished = set(range(share.next)) - open_offsets
-        dead = {int(m.headers["portask-dead-offset"]) for m in self.dead() if m.headers}
         assert finished <= self.done | dead, "something was skipped"
         if not self.restarts:
             assert len(finished) == share.acknowledged + share.dead_lettered
@@ -232,7 +232,7 @@ class Groups(RuleBasedStateMachine):
                 self.members[worker].clear()
                 worker.ack(*ranges(offsets))
             elif self.desk.share().lag:
-                self.desk.settle(50 * MS)
+                self.desk.settle(200 * MS)
             else:
                 break
         self.the_books_are_right()
@@ -263,8 +263,8 @@ def test_groups(machine: type[Groups]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=30,
+            max_examples=50,
+            stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
