@@ -334,7 +334,8 @@ class Storage(Protocol):
         """The offset to read from: for `EARLIEST`, `LATEST`, or the first record appended at ``when`` µs or later.
 
         Coalescing blurs append times by at most `COALESCE_WINDOW_US`: a time lookup may answer that much
-        early, never late. Errors: `UnknownPartition`.
+        early, never late. Lookups of one partition complete in the order in which they were asked.
+        Errors: `UnknownPartition`.
         """
         ...
 
