@@ -51,7 +51,7 @@ class Histogram:
         for at, count in enumerate(self.counts):
             left -= count
             if count and left <= 0:
-                return min(_upper(at), self.largest)
+                return self.largest if at == len(self.counts) - 1 else min(_upper(at), self.largest)
         return self.largest
 
     def merge(self, other: Histogram) -> None:

@@ -78,6 +78,7 @@ class Shared:
         self.cut_bytes = 0
         self._cache_left = cache_bytes
         self._cached: deque[PartitionLog] = deque()
+        self._unsynced_folders: set[str] = set()
 
     def cache(self, partition: PartitionLog, turn: Turn) -> None:
         """Keeps what a turn appended for readers at the tail, and forgets the oldest turns for it."""
@@ -114,8 +115,16 @@ class Shared:
         self.syncer.later(step)
 
     def sync_folder(self, path: str) -> None:
-        """Has the names in a folder synced, on the syncing thread."""
-        self.syncer.later(lambda: self.files.sync_folder(path))
+        """Has the names in a folder synced, on the syncing thread. Calls before it gets to that count as one."""
+        if path in self._unsynced_folders:
+            return
+        self._unsynced_folders.add(path)
+
+        def step() -> None:
+            self._unsynced_folders.discard(path)
+            self.files.sync_folder(path)
+
+        self.syncer.later(step)
 
     def remove(self, segment: Segment) -> None:
         """Has a segment removed, on the syncing thread."""
@@ -361,14 +370,21 @@ class PartitionLog:
         return segment
 
     def seal(self) -> None:
-        """At the end: index files say what the segments hold, so that the next start reads nothing."""
+        """At the end: index files say what the segments hold, so that the next start reads little.
+
+        One that would save less than a 64th of a segment is not worth the wait for the device.
+        """
         if not self.segments:
             return
         active, oldest = self.segments[-1], self.segments[0]
-        if active.certified != active.size or (oldest is active and self._first_saved != self.first):
+        trimmed = self._first_saved != self.first
+        # while the end of the segment is lost, its old index file is what knows the next offset
+        if active.next == self.end and (
+            active.size - active.certified > self.shared.segment_bytes >> 6 or (trimmed and oldest is active)
+        ):
             reading.index_of(self, active)
             self.shared.vouch(active, max(self.first, active.base), self.producers)
-        if oldest is not active and self._first_saved != self.first and self.first > oldest.base:
+        if trimmed and oldest is not active and self.first > oldest.base:
             self.amend(oldest)
 
     def amend(self, segment: Segment) -> None:

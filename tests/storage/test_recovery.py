@@ -214,6 +214,7 @@ def test_offsets_of_a_lost_end_are_not_given_out_again(tmp_path: Path) -> None:
     reopened(made.folder)  # leaves an index file that vouches for everything
     last = made.extents[-1]
     last.path.write_bytes(last.path.read_bytes()[: last.start])
+    assert reopened(made.folder) == made.without(last)  # and nothing appended meanwhile
     storage = small(made.folder)
     assert Driver(storage).append(batch_of(b"new")) == last.base + last.records
     copy_log(made.folder, tmp_path / "again", storage)
