@@ -96,8 +96,8 @@ Handler = Callable[["Peer", Frame], None]
 class Peer:
     """One connection at a scripted broker."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        offer = control.Welcome(VERSION, 1 << 20, "scripted", "memory")
+    def __init__(self, writer: asyncio.StreamWriter, max_frame: int) -> None:
+        offer = control.Welcome(VERSION, max_frame, "scripted", "memory")
         self.connection = Connection(Role.BROKER, offer)
         self.writer = writer
 
@@ -122,6 +122,7 @@ class ScriptedBroker:
         url: For clients.
         seen: Every frame that came, bodies copied.
         peers: One a connection, oldest first.
+        max_frame: What the next connection is offered.
     """
 
     def __init__(self, handlers: dict[int, Handler]) -> None:
@@ -132,6 +133,7 @@ class ScriptedBroker:
         } | handlers
         self.seen: list[Frame] = []
         self.peers: list[Peer] = []
+        self.max_frame = 1 << 20
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -154,7 +156,7 @@ class ScriptedBroker:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        peer = Peer(writer)
+        peer = Peer(writer, self.max_frame)
         self.peers.append(peer)
         try:
             while data := await reader.read(65536):
