@@ -29,6 +29,7 @@ COMMANDS = {
     "sub": ("portask.cli.sub:sub", "Print messages as they arrive."),
     "topics": ("portask.cli.topics:topics", "List the topics of a broker."),
     "ping": ("portask.cli.ping:ping", "Measure round trips to a broker."),
+    "log": ("portask.cli.log:log", "Look at the log in a folder, and repair it."),
     "config": ("portask.cli.config:config", "Check settings, and see where each comes from."),
 }
 _ADDED = {"lab": "Measure, rank and choose variants on this machine."}

@@ -50,11 +50,13 @@ class Contents(msgspec.Struct):
         states: The newest state of every group and partition.
         size: Position behind the last whole record.
         damaged: Bytes before its end that are no record.
+        torn: Bytes behind its end.
     """
 
     states: dict[Key, bytes]
     size: int
     damaged: int = 0
+    torn: int = 0
 
 
 class GroupLog:
@@ -162,9 +164,7 @@ class GroupLog:
         """
         if self._size < self._compact_at or self.pins:
             return
-        data = _HEADER + b"".join(
-            encode((group, at.topic, at.partition, state)) for (group, at), state in self.states.items()
-        )
+        data = contents(self.states)
         self._compact_at = max(_COMPACT_ABOVE, 2 * len(data))
         if self._size < self._compact_at:
             return
@@ -184,6 +184,12 @@ class GroupLog:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             self._files.close(fd)
+
+
+def contents(states: dict[Key, bytes]) -> bytes:
+    """A whole file that says just this."""
+    records = [encode((group, at.topic, at.partition, state)) for (group, at), state in states.items()]
+    return _HEADER + b"".join(records)
 
 
 def encode(body: _Body) -> bytes:
@@ -208,7 +214,7 @@ def load(files: Files, folder: str) -> Contents:
     finally:
         files.close(fd)
     if len(data) < len(_HEADER):
-        return Contents({}, 0)
+        return Contents({}, 0, torn=len(data))
     whole = data[:8] == _HEADER[:8] and crc32c(data[:12]) == int.from_bytes(data[12:16], "little")
     version = int.from_bytes(data[8:10], "little")
     if whole and version > _VERSION:
@@ -216,6 +222,7 @@ def load(files: Files, folder: str) -> Contents:
             f"{folder}/{NAME} has format version {version}, and this program knows {_VERSION}: use a newer portask"
         )
     found = _parse(data)
+    found.torn = len(data) - found.size
     if not whole:
         found.damaged += len(_HEADER)
         found.size = found.size if found.states else 0

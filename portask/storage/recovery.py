@@ -185,7 +185,7 @@ def _recover_segment(
         _cut_by_somebody(segment, certificate, size, following, found)
     _report(segment, size, certificate.holes if certificate is not None else [], found)
     if certificate is not None and not trust:
-        _compare(segment, certificate, found)
+        _compare(read, files, segment, certificate, found)
 
 
 def _cut_by_somebody(
@@ -228,18 +228,22 @@ def _report(segment: Segment, size: int, known: list[Hole], found: Recovered) ->
         found.findings.append(Finding("torn tail", segment.path, text, -1, -1, found.torn, torn))
 
 
-def _compare(segment: Segment, certificate: Certificate, found: Recovered) -> None:
+def _compare(read: Read, files: Files, segment: Segment, certificate: Certificate, found: Recovered) -> None:
     """An index file that says something else than the log."""
-    if certificate.size == segment.size and (
-        certificate.next,
-        certificate.last_base,
-        certificate.max_time,
-    ) != (
-        segment.next,
-        segment.last_base,
-        segment.max_time,
-    ):
-        text = f"the index file says next offset {certificate.next:,}, the log {segment.next:,}: it will be rebuilt"
+    problem = ""
+    said = (certificate.next, certificate.last_base, certificate.max_time)
+    if certificate.size == segment.size and said != (segment.next, segment.last_base, segment.max_time):
+        problem = f"says next offset {certificate.next:,}, the log {segment.next:,}"
+    entries = load_entries(files, segment, certificate)
+    if entries is None:
+        problem = "is damaged"
+    else:
+        for base, position in zip(entries.bases, entries.positions, strict=True):
+            if position < segment.size and int.from_bytes(read(8, position), "little") != base:
+                problem = f"says that offset {base:,} is at {position:,}, and it is not"
+                break
+    if problem:
+        text = f"the index file {problem}: it will be rebuilt"
         found.findings.append(Finding("index", segment.path, text))
 
 
