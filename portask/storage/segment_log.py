@@ -139,7 +139,12 @@ class SegmentLog:
         new = not Path(path).exists()
         Path(path).mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self._folder)
-        self._syncer = Syncer(self._files, self._notified)
+        try:
+            self._root = self._files.open_to_read(self._folder)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._syncer = Syncer(self._files, self._root, self._notified)
         self._groups = GroupLog(self._files, self._folder)
         topics = f"{self._folder}/{TOPICS}"
         self._shared = Shared(
@@ -524,6 +529,9 @@ class SegmentLog:
         self._syncer.close()
         self._shared.open.close_all()
         self._groups.close()
+        if self._root >= 0:
+            self._files.close(self._root)
+            self._root = -1
         self._lock.release()
 
 

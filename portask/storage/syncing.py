@@ -1,7 +1,7 @@
 """One thread that waits for the device, so that the broker's thread never does.
 
 **Self-clocking group commit.** While a sync runs, appends pile up in the queue; when it ends, the thread takes
-everything that waits and syncs it with one call a file. So the slower the device, the larger the groups, without any
+everything that waits and syncs it with one call for all. So the slower the device, the larger the groups, without any
 delay or setting; and an append that comes alone is synced at once.
 
 **A failed sync is final.** The kernel may report the error once and then count the lost pages as clean, so a second
@@ -30,6 +30,9 @@ from portask.storage.histogram import Histogram
 
 log = structlog.get_logger("portask.storage")
 
+_SLOWLY = 8
+_FORGET = 0.99
+
 Step = Callable[[], None]
 
 
@@ -55,22 +58,24 @@ class Syncer:
 
     Args:
         files: The file layer.
+        root: Descriptor of the log's folder; the caller closes it.
         notify: Called from the thread when `take` has something.
 
     Attributes:
         failure: What ended it, or ``None``. Set once.
-        times: How long syncs took, ns.
-        groups: Syncs done, and what they made durable.
+        times: How long syncs took, ns; one of several files counts once.
     """
 
-    def __init__(self, files: Files, notify: Callable[[], None]) -> None:
+    def __init__(self, files: Files, root: int, notify: Callable[[], None]) -> None:
         self._files = files
+        self._root = root
         self._notify = notify
         self._queue: SimpleQueue[Wait | Step | None] = SimpleQueue()
         self._done: deque[Wait] = deque()
         self._thread: threading.Thread | None = None
         self.failure: StorageError | None = None
         self.times = Histogram()
+        self._each = self._all = 200_000.0  # ns, smoothed
 
     def sync(self, wait: Wait) -> None:
         """Syncs the file some time soon."""
@@ -146,16 +151,32 @@ class Syncer:
             log.exception("the syncing thread failed on our side")
             self.fail(OSError("a fault of ours; the log says more"), "the log")
 
+    def _sync(self, fds: list[int]) -> None:
+        """Syncs files one by one or all at once, whichever was cheaper lately.
+
+        One call for all costs one commit of the journal, but also waits for what other programs wrote.
+        """
+        count = len(fds)
+        together = count > 1 and self._files.syncs_all and self._all < self._each * count
+        begin = perf_counter_ns()
+        if together:
+            self._files.sync_all(fds, self._root)
+            self._all += (perf_counter_ns() - begin - self._all) / _SLOWLY
+        else:
+            for fd in fds:
+                self._files.sync(fd)
+            self._each += ((perf_counter_ns() - begin) / count - self._each) / _SLOWLY
+            self._all *= _FORGET  # so that it is tried again some time
+
     def _finish(self, group: list[Wait]) -> None:
-        """Syncs a group: each file once."""
+        """Syncs a group: each file once, or all of them with one call."""
         if not group:
             return
-        for fd in dict.fromkeys(wait.fd for wait in group):
-            if fd < 0 or self.failure is not None:
-                continue
+        fds = list(dict.fromkeys(wait.fd for wait in group if wait.fd >= 0))
+        if fds and self.failure is None:
             begin = perf_counter_ns()
             try:
-                self._files.sync(fd)
+                self._sync(fds)
             except OSError as error:
                 self.fail(error, "the log")
             self.times.record(perf_counter_ns() - begin)

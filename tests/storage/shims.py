@@ -31,6 +31,9 @@ class Hasty(Files):
     def sync(self, fd: int) -> None:
         pass
 
+    def sync_all(self, fds: Sequence[int], root: int) -> None:
+        pass
+
     def sync_folder(self, path: str) -> None:
         pass
 
@@ -128,6 +131,10 @@ class Failing(Files):
         self._maybe("sync")
         super().sync(fd)
 
+    def sync_all(self, fds: Sequence[int], root: int) -> None:
+        self._maybe("sync")
+        super().sync_all(fds, root)
+
     def sync_folder(self, path: str) -> None:
         self._maybe("sync_folder")
         super().sync_folder(path)
@@ -154,6 +161,7 @@ class Forgetful(Files):
     def __init__(self) -> None:
         self.going = threading.Event()
         self.going.set()
+        self._one_at_a_time = threading.Lock()
         self._content: dict[int, bytes] = {}  # inode → what was synced
         self._names: dict[str, dict[str, int]] = {}  # folder → name → inode, as synced
 
@@ -163,10 +171,15 @@ class Forgetful(Files):
         state = os.fstat(fd)
         self._content[state.st_ino] = os.pread(fd, state.st_size, 0)
 
+    def sync_all(self, fds: Sequence[int], root: int) -> None:
+        for fd in fds:
+            self.sync(fd)
+
     def sync_folder(self, path: str) -> None:
         self.going.wait(10)
         super().sync_folder(path)
-        self._names[path] = {entry.name: entry.inode() for entry in os.scandir(path)}
+        with self._one_at_a_time:
+            self._names[path] = {entry.name: entry.inode() for entry in os.scandir(path)}
 
     def offsets(self, folder: Path) -> set[int]:
         """Offsets of the records of a partition that are surely on the device."""
