@@ -26,6 +26,7 @@ from portask.core import requests
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
 from portask.core.delivery import Delivery
+from portask.core.inboxes import Inboxes
 from portask.core.partitions import Partition, Subscription, Topic
 from portask.core.producers import ProducerTable
 from portask.core.ranges import NEVER
@@ -37,6 +38,7 @@ from portask.messages import TopicPartition
 from portask.wire import control
 from portask.wire.connection import State
 from portask.wire.frames import DEFAULT_LIMIT, VERSION, Opcode
+from portask.wire.inboxes import PREFIX
 
 log = structlog.get_logger("portask.broker")
 
@@ -90,6 +92,7 @@ class Broker:
         topics: By name.
         sessions: The open connections, oldest first.
         producers: Where each idempotent producer stands.
+        inboxes: Where replies go.
         groups: Consumer groups, whether anybody is there or not.
     """
 
@@ -107,6 +110,7 @@ class Broker:
         self.delivery = Delivery(storage, self.mark)
         self.groups = Coordinator(self, rewrite)
         self.producers = ProducerTable(storage)
+        self.inboxes = Inboxes()
         self.turns = 0
         self.in_turn = False
         self._arrived: dict[Session, None] = {}
@@ -243,13 +247,15 @@ class Broker:
         Raises:
             InvalidTopic: not a topic name.
             NotPermitted: it is new and the settings do not create topics, or too many partitions are asked
-            for.
+            for; or it is an inbox.
             Draining: it is new and the broker is going away.
         """
         found = self.topics.get(name)
         if found is not None:
             return found
         check_name(name)
+        if name.startswith(PREFIX):
+            raise NotPermitted(f"{name!r} is an inbox and no topic: it takes replies only")
         if self.draining:
             raise Draining("this broker is going away: connect to another, or later")
         if not self.options.auto_create:
@@ -329,6 +335,7 @@ class Broker:
             cursor.partition.cursors.pop(cursor, None)
             self.delivery.behind.pop(cursor, None)
             subscription.session.cursors.pop(cursor.delivery, None)
+            self.inboxes.left(cursor.partition)
 
     # ── the end of a turn
     # ─────────────────────────────────────────────────────────────────────────────────────────

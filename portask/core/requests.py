@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from portask.contracts import EARLIEST, LATEST, Catalog, Found
-from portask.core import group_requests
+from portask.core import group_requests, inboxes
 from portask.core.fetching import Fetch
 from portask.core.groups import Seat
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
@@ -28,6 +28,7 @@ from portask.errors import (
 )
 from portask.wire import batches, control
 from portask.wire.frames import HEADER_SIZE, REPLY, Frame, Opcode
+from portask.wire.inboxes import PREFIX
 
 if TYPE_CHECKING:
     from portask.core.broker import Broker
@@ -148,8 +149,7 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
     session.make_room()
     subscription = Subscription(session, number, body.filter, body.partition)
     subscription.messages, subscription.bytes = body.messages, body.bytes
-    matching = [topic for topic in broker.topics.values() if subscription.matches(topic.name)]
-    wanted = [partition for topic in matching for partition in _chosen(subscription, topic)]
+    wanted = _matching(broker, subscription, body)
     if body.group:
         group_requests.Joining(broker, subscription, frame, body).begin(wanted)
         return
@@ -184,12 +184,27 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
     if not wanted:
         finish()
     for partition in wanted:
-        key = partition.key
-        known = body.resume.get(key.topic, ())
-        if key.partition < len(known) and known[key.partition] >= 0:
-            resume_offset(broker, partition, known[key.partition], start(partition))
-        else:
-            start_offset(broker, partition, body.start, body.time, start(partition))
+        _find_start(broker, partition, body, start(partition))
+
+
+def _matching(broker: Broker, subscription: Subscription, body: control.Subscribe) -> list[Partition]:
+    """What there is of what is asked for."""
+    if body.filter.startswith(PREFIX):
+        return [broker.inboxes.open(body)]
+    matching = [topic for topic in broker.topics.values() if subscription.matches(topic.name)]
+    return [partition for topic in matching for partition in _chosen(subscription, topic)]
+
+
+def _find_start(broker: Broker, partition: Partition, body: control.Subscribe, done: Found) -> None:
+    """Where the subscription begins in a partition."""
+    key = partition.key
+    known = body.resume.get(key.topic, ())
+    if key.topic.startswith(PREFIX):
+        done(partition.next, None)
+    elif key.partition < len(known) and known[key.partition] >= 0:
+        resume_offset(broker, partition, known[key.partition], done)
+    else:
+        start_offset(broker, partition, body.start, body.time, done)
 
 
 def assign(broker: Broker, subscription: Subscription, topic: Topic) -> None:
@@ -361,6 +376,7 @@ def finish_drain(session: Session) -> None:
 
 _HANDLERS: dict[int, Handler] = {
     Opcode.PUBLISH: _publish,
+    Opcode.SEND: inboxes.send,
     Opcode.OPEN: _open,
     Opcode.SUBSCRIBE: _subscribe,
     Opcode.UNSUBSCRIBE: _unsubscribe,

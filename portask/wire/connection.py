@@ -61,6 +61,7 @@ class State(Enum):
 _REQUESTS = (
     Opcode.OPEN,
     Opcode.PUBLISH,
+    Opcode.SEND,
     Opcode.SUBSCRIBE,
     Opcode.UNSUBSCRIBE,
     Opcode.CREDIT,
@@ -76,6 +77,7 @@ _REQUESTS = (
 _ANSWERS = (
     Opcode.OPEN,
     Opcode.PUBACK,
+    Opcode.SEND,
     Opcode.SUBSCRIBE,
     Opcode.UNSUBSCRIBE,
     Opcode.DELIVER,

@@ -65,6 +65,8 @@ class Opcode(IntEnum):
     PUBLISH = 17
     """Body: one record batch."""
     PUBACK = 18
+    SEND = 19
+    """Body: the name of an inbox, one record batch (`portask.wire.inboxes`)."""
     SUBSCRIBE = 32
     UNSUBSCRIBE = 33
     DELIVER = 34

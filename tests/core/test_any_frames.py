@@ -16,7 +16,7 @@ from portask.core import broker, requests
 from portask.core.broker import Options
 from portask.core.retention import Retention
 from portask.reference.storage import MemoryStorage
-from portask.wire import control
+from portask.wire import batches, control, inboxes
 from portask.wire.frames import HELLO_LIMIT, REPLY, Opcode, frame_header
 from tests.core.later import LaterStorage
 from tests.core.talking import SECOND, Desk, batch_of
@@ -26,7 +26,7 @@ NUMBERS = st.sampled_from([0, 1, 2, 3, 5, 7, -1, -2, -3, 1 << 31, (1 << 31) + 1,
     st.integers(-(2**63), 2**64 - 1)
 )
 CHANNELS = st.sampled_from([0, 1, 1, 2, 1 << 31, (1 << 31) + 1, (1 << 32) - 1])
-TOPICS = st.sampled_from(["a", "a", "b", "a.b", "a.*", ">", "*", "", "a..b", "x" * 300])
+TOPICS = st.sampled_from(["a", "a", "b", "a.b", "a.*", ">", "*", "_inbox.a", "", "a..b", "x" * 300])
 GROUPS = st.sampled_from(["g", "g", "h", "", "a.b", ">", "x" * 300])
 RANGES = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=3)
 RESUME = st.dictionaries(TOPICS, st.lists(NUMBERS, max_size=3), max_size=2)
@@ -43,6 +43,7 @@ BATCHES = st.sampled_from(
         bytes(batch_of(b"single").data),
         bytes(batch_of(b"fleeting", ttl=1).data),
         bytes(batch_of(bytes(HELLO_LIMIT), producer=3).data),
+        *(batches.numbered(GOOD, 3, epoch, number) for epoch in (0, 1) for number in (1, 3, 4)),
         GOOD[:-1] + b"!",
         GOOD[:50],
         b"",
@@ -60,8 +61,17 @@ def body(kind: type[Any], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy
 BODIES: dict[Opcode, st.SearchStrategy[bytes]] = {
     Opcode.HELLO: body(control.Hello, versions=st.just([2]), max_frame=NUMBERS),
     Opcode.ERROR: body(control.Error, code=TOPICS, message=TOPICS),
-    Opcode.OPEN: body(control.Open, topic=TOPICS, partition=NUMBERS, partitions=NUMBERS),
+    Opcode.OPEN: body(
+        control.Open,
+        topic=TOPICS,
+        partition=NUMBERS,
+        partitions=NUMBERS,
+        producer=NUMBERS,
+        epoch=NUMBERS,
+        sequence=NUMBERS,
+    ),
     Opcode.PUBLISH: BATCHES,
+    Opcode.SEND: st.binary(max_size=10) | BATCHES.map(lambda batch: inboxes.pack("_inbox.a", batch)),
     Opcode.SUBSCRIBE: body(
         control.Subscribe,
         filter=TOPICS,
@@ -102,6 +112,8 @@ WELL_FORMED = st.sampled_from(
         (Opcode.OPEN, control.encode(control.Open("a.b", 1, 3))),
         (Opcode.PUBLISH, GOOD),
         (Opcode.SUBSCRIBE, control.encode(control.Subscribe(">", -2, messages=3, bytes=1 << 30))),
+        (Opcode.SUBSCRIBE, control.encode(control.Subscribe("_inbox.a", messages=3, bytes=1 << 30))),
+        (Opcode.SEND, inboxes.pack("_inbox.a", GOOD)),
         (Opcode.CREDIT, control.encode(control.Credit(5, 1 << 20))),
         (Opcode.SUBSCRIBE, control.encode(GROUP)),
         (Opcode.ACK, control.encode(control.Ack([(0, 0)]))),
