@@ -26,6 +26,7 @@ from typing import Self, Unpack
 
 from portask import client as aio
 from portask.client.codecs import as_message
+from portask.client.members import GroupSubscription
 from portask.client.options import OptionsDict
 from portask.client.positions import Start
 from portask.client.results import Delivered, DeliveredBatch, OffsetRange, PublishManyResult, Receipt
@@ -153,6 +154,7 @@ class Subscription:
     def __init__(self, loop: LoopThread, subscription: aio.Subscription) -> None:
         self._loop = loop
         self._subscription = subscription
+        self._member = subscription if isinstance(subscription, GroupSubscription) else None
         self._rest: Iterator[Delivered] = iter(())
 
     def start(self) -> Self:
@@ -161,9 +163,16 @@ class Subscription:
         return self
 
     def __iter__(self) -> Iterator[Delivered]:
+        member = self._member
         while True:
             # Kept here and not in the generator: whoever breaks out of a loop can go on in another.
-            yield from self._rest
+            if member is None:
+                yield from self._rest
+            else:
+                for delivered in self._rest:
+                    if delivered.offset < member.given_up:  # if not, the caller took so long that it was returned
+                        member.at = delivered.offset
+                        yield delivered
             batch = self._loop.run(self._subscription.next_batch())
             if batch is None:
                 return
@@ -171,12 +180,18 @@ class Subscription:
 
     def batches(self) -> Iterator[DeliveredBatch]:
         """The same messages, a batch at a time. What a message iterator had begun is not given again."""
+        self._rest = iter(())
         while (batch := self._loop.run(self._subscription.next_batch())) is not None:
             yield batch
 
     def get(self, timeout: float | None = None) -> Delivered:
         """The next message; see `portask.client.Subscription.get`."""
+        member = self._member
         for delivered in self._rest:
+            if member is not None:
+                if delivered.offset >= member.given_up:
+                    continue
+                member.at = delivered.offset
             return delivered
         return self._loop.run(self._subscription.get(timeout))
 
@@ -293,14 +308,31 @@ class Client:
         start: Start = "latest",
         *,
         partition: int | None = None,
-        credit_messages: int = 65_536,
+        credit_messages: int | None = None,
         credit_bytes: int = 8 * 1024 * 1024,
+        group: str = "",
+        ack_wait: float | timedelta | None = None,
+        max_deliveries: int | None = None,
+        dead_letter: str | None = None,
+        auto_ack: bool = True,
     ) -> Subscription:
         """A subscription; begins with ``with``, `start` or iterating; see `portask.client.Client.subscribe`."""
-        made = self._client.subscribe(
-            filter, start, partition=partition, credit_messages=credit_messages, credit_bytes=credit_bytes
-        )
-        return Subscription(self._loop, made)
+
+        async def make() -> aio.Subscription:
+            return self._client.subscribe(
+                filter,
+                start,
+                partition=partition,
+                credit_messages=credit_messages,
+                credit_bytes=credit_bytes,
+                group=group,
+                ack_wait=ack_wait,
+                max_deliveries=max_deliveries,
+                dead_letter=dead_letter,
+                auto_ack=auto_ack,
+            )
+
+        return Subscription(self._loop, self._loop.run(make()))
 
     def fetch(
         self, topic: str, partition: int = 0, start: Start = "earliest", max_bytes: int = 1024 * 1024
@@ -315,6 +347,14 @@ class Client:
     def describe(self, filter: str = ">") -> control.Described:  # noqa: A002 - the wire's word for it
         """What the broker says of itself and of the topics that match."""
         return self._loop.run(self._client.describe(filter))
+
+    def groups(self, filter: str = ">") -> list[control.GroupInfo]:  # noqa: A002 - the wire's word for it
+        """The groups that match, and where they stand; see `portask.client.Client.groups`."""
+        return self._loop.run(self._client.groups(filter))
+
+    def drop_group(self, group: str) -> None:
+        """Forgets a group that has no members; see `portask.client.Client.drop_group`."""
+        self._loop.run(self._client.drop_group(group))
 
     def ping(self) -> float:
         """Seconds of one round trip; see `portask.client.Client.ping`."""

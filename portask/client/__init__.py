@@ -2,6 +2,7 @@
 
 from portask.client.client import Client
 from portask.client.connect import connect
+from portask.client.members import GroupSubscription
 from portask.client.options import Options
 from portask.client.pending import Pending
 from portask.client.producer import Producer
@@ -13,6 +14,7 @@ __all__ = [
     "Client",
     "Delivered",
     "DeliveredBatch",
+    "GroupSubscription",
     "OffsetRange",
     "Options",
     "Pending",

@@ -22,6 +22,7 @@ from typing import Self
 from portask import registry
 from portask.client.codecs import Decoder, Encoder, chosen
 from portask.client.connector import Connector
+from portask.client.members import GroupSubscription, Membership, milliseconds
 from portask.client.options import Address, Options
 from portask.client.pending import Pending
 from portask.client.positions import Start, parse_start
@@ -202,32 +203,67 @@ class Client:
         start: Start = "latest",
         *,
         partition: int | None = None,
-        credit_messages: int = 65_536,
+        credit_messages: int | None = None,
         credit_bytes: int = 8 * 1024 * 1024,
+        group: str = "",
+        ack_wait: float | timedelta | None = None,
+        max_deliveries: int | None = None,
+        dead_letter: str | None = None,
+        auto_ack: bool = True,
     ) -> Subscription:
         """A subscription; it begins with ``async with``, ``await`` or the first iteration (see `Subscription.start`).
+
+        With ``group`` it is a member of that group, which is made if it is new and stays until it is dropped: its
+        members share the messages, and each message is done once a member acknowledged it (`Leased.ack`). Until then
+        it is delivered again: at least once, in no order across members.
 
         Args:
             filter: A topic, or a filter: ``orders.*``, ``orders.>``, ``>``. Topics created later are included.
             start: ``"latest"``, ``"earliest"``, an offset, a `datetime` with a time zone, or a `timedelta`
-                (so long ago).
+                (so long ago). For a group it counts where the group is new.
             partition: One partition only.
-            credit_messages: Most messages that may wait here unconsumed.
+            credit_messages: Most messages that may wait here unconsumed; of a group's member, most that it may have
+                unacknowledged. 65,536 if not given, 1,024 for a member. Long jobs want 1 or a few.
             credit_bytes: Most encoded bytes that may wait here unconsumed.
+            group: Tokens joined by dots, like a topic's name.
+            ack_wait: Seconds that a member may take for a message; 30 for a new group. This and the next two are the
+                group's: members that come later leave them out, or say the same.
+            max_deliveries: How often a message is delivered before it goes to the dead-letter topic; 0, the default
+                for a new group, is for ever.
+            dead_letter: Name of that topic; by default the message's own topic and ``.dead``.
+            auto_ack: Whether asking for the next message, or batch, acknowledges the one before. If not,
+                acknowledge each, or some of them together.
 
         Raises:
-            ValueError: the start or a credit is none.
+            ValueError: the start, a credit or a time is none; or an argument needs a group.
             NotConnected: the client is closed or gave up.
         """
         self._connector.check_open()
         subscriber = self._subscriber
+        number = subscriber.next_number()
+        begin = parse_start(start)
+        if group:
+            return GroupSubscription(
+                subscriber,
+                number,
+                Membership(group, milliseconds("ack_wait", ack_wait), max_deliveries, dead_letter, auto_ack),
+                filter=filter,
+                start=begin,
+                partition=partition,
+                credit_messages=1024 if credit_messages is None else credit_messages,
+                credit_bytes=credit_bytes,
+            )
+        if (ack_wait, max_deliveries, dead_letter, auto_ack) != (None, None, None, True):
+            raise ValueError(
+                "ack_wait, max_deliveries, dead_letter and auto_ack are for groups: pass group=…"
+            )
         return Subscription(
             subscriber,
-            subscriber.next_number(),
+            number,
             filter=filter,
-            start=parse_start(start),
+            start=begin,
             partition=partition,
-            credit_messages=credit_messages,
+            credit_messages=65_536 if credit_messages is None else credit_messages,
             credit_bytes=credit_bytes,
         )
 
@@ -282,6 +318,31 @@ class Client:
             Opcode.DESCRIBE, control.encode(control.Describe(filter)), "DESCRIBE"
         )
         return control.decode(frame.body, control.Described, self.options.max_frame)
+
+    async def groups(self, filter: str = ">") -> list[control.GroupInfo]:  # noqa: A002 - the wire's word for it
+        """The groups whose names match, with their members, where they stand, what they lag behind and have pending.
+
+        Raises:
+            InvalidTopic: not a filter.
+            RequestTimeout: no answer in time.
+            NotConnected: the client is closed or gave up.
+        """
+        body = control.Describe("", filter)
+        frame = await self._connector.ask(Opcode.DESCRIBE, control.encode(body), "DESCRIBE of groups")
+        return control.decode(frame.body, control.Described, self.options.max_frame).groups
+
+    async def drop_group(self, group: str) -> None:
+        """Forgets a group that has no members: where it stood, and what it had pending. Messages stay.
+
+        Raises:
+            UnknownGroup: there is none of that name.
+            NotPermitted: it has members.
+            RequestTimeout: no answer in time.
+            NotConnected: the client is closed or gave up.
+        """
+        await self._connector.ask(
+            Opcode.DROP_GROUP, control.encode(control.DropGroup(group)), f"DROP_GROUP {group}"
+        )
 
     async def ping(self) -> float:
         """Seconds of one round trip.

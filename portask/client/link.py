@@ -30,6 +30,7 @@ _REPLY_OPCODES = frozenset(
         Opcode.UNSUBSCRIBE,
         Opcode.DELIVER,
         Opcode.DESCRIBE,
+        Opcode.DROP_GROUP,
         Opcode.PONG,
         Opcode.ERROR,
     }

@@ -51,6 +51,9 @@ class Position:
 
     __slots__ = ("consumed", "delivery", "key", "next", "subscription")
 
+    windowed = False
+    """Whether its DELIVER frames carry windows: of a group's member they do."""
+
     def __init__(
         self, subscription: Subscription, key: TopicPartition, next_offset: int, delivery: int
     ) -> None:

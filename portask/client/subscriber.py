@@ -14,7 +14,7 @@ from portask.client.subscription import Subscription
 from portask.errors import NotConnected, PortaskError, RemoteProtocolError, RequestTimeout
 from portask.wire import control
 from portask.wire.batches import MAX_RAW_LENGTH
-from portask.wire.frames import Frame, Opcode
+from portask.wire.frames import WINDOW, Frame, Opcode
 
 FIRST_CHANNEL = 1 << 30
 """Subscriptions count up from here, publishing channels from 1: they never meet."""
@@ -112,6 +112,10 @@ class Subscriber:
         """DELIVER."""
         position = self._deliveries.get(frame.channel)
         if position is not None:
+            if position.windowed is not bool(frame.flags & WINDOW):
+                raise RemoteProtocolError(
+                    "a DELIVER has a window if, and only if, it is for a group's member"
+                )
             position.subscription.arrived(position, frame.body)
 
     # ── links ─────────────────────────────────────────────────────────────────────────────────────────────────────

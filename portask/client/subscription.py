@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from portask.client.positions import Position
 from portask.client.results import Delivered, DeliveredBatch
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("portask.client")
 
-_PINNED = 4  # a queued batch may keep so many times its own bytes of received data alive
+PINNED = 4
+"""A queued batch may keep so many times its own bytes of received data alive."""
+
+
+class Item(NamedTuple):
+    """A batch that arrived: of its records those from ``skip`` to before ``stop`` are meant."""
+
+    position: Position
+    batch: RecordBatch
+    skip: int
+    stop: int
+    deliveries: int = 0
 
 
 class Subscription:
@@ -73,10 +84,10 @@ class Subscription:
         self._number = number
         self._start, self._time = start
         self._positions: dict[TopicPartition, Position] = {}
-        self._queue: deque[tuple[Position, RecordBatch, int]] = deque()
+        self._queue: deque[Item] = deque()
         self._held = [0, 0]  # messages and bytes that arrived and are not consumed
         self._returned = [0, 0]  # consumed, and not given back as credit yet
-        self._current: tuple[Position, RecordBatch] | None = None
+        self._current: Item | None = None
         self._batch: DeliveredBatch | None = None  # what the message iterator is in the middle of
         self._index = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -140,13 +151,22 @@ class Subscription:
                 batch.base_offset,
                 batch.append_time,
             )
-            messages = batch.messages
+            messages, deliveries, lease = batch.messages, batch.deliveries, batch.lease
             for index in range(self._index, len(messages)):
                 # Kept here and not in the generator: whoever breaks out of a loop can go on in another.
                 self._index = index + 1
                 m = messages[index]
                 yield Delivered(
-                    topic, partition, offset + index, m.payload, m.key, m.headers, m.timestamp, time
+                    topic,
+                    partition,
+                    offset + index,
+                    m.payload,
+                    m.key,
+                    m.headers,
+                    m.timestamp,
+                    time,
+                    deliveries,
+                    lease,
                 )
                 if self._batch is not batch:
                     break
@@ -220,13 +240,7 @@ class Subscription:
             batch, index = self._batch, self._index
             self._batch = None
             if index < len(batch.messages):
-                return DeliveredBatch(
-                    batch.topic,
-                    batch.partition,
-                    batch.base_offset + index,
-                    batch.messages[index:],
-                    batch.append_time,
-                )
+                return batch.rest(index)
         if self._current is not None:
             self._consumed()
         while not self._queue:
@@ -234,6 +248,7 @@ class Subscription:
                 raise self._error
             if self._ended:
                 return None
+            self._ran_dry()
             if self._waiter is not None:
                 raise ClientError("two tasks iterate over one subscription: subscribe once for each")
             self._waiter = asyncio.get_running_loop().create_future()
@@ -241,26 +256,36 @@ class Subscription:
                 await self._waiter
             finally:
                 self._waiter = None
-        position, record_batch, skip = self._queue.popleft()
-        self._current = (position, record_batch)
-        messages = self._subscriber.decoder.decode(record_batch)
+        self._current = self._queue.popleft()
+        return self._open(self._current)
+
+    def _open(self, item: Item) -> DeliveredBatch:
+        """What the application gets of a batch."""
+        position, batch, skip, _, _ = item
+        messages = self._subscriber.decoder.decode(batch)
         key = position.key
         return DeliveredBatch(
             key.topic,
             key.partition,
-            record_batch.base_offset + skip,
+            batch.base_offset + skip,
             messages[skip:] if skip else messages,
-            record_batch.append_time,
+            batch.append_time,
         )
+
+    def _ran_dry(self) -> None:
+        """The application wants more than has arrived."""
 
     def _consumed(self) -> None:
         """The application is done with the current batch."""
         assert self._current is not None  # noqa: S101 - for the type checker: the caller looked
-        position, batch = self._current
+        position, batch = self._current.position, self._current.batch
         self._current = None
         base, last = batch.base_offset, batch.base_offset + batch.count - 1
         position.consumed = (position.consumed[0] if position.consumed else base, last)
         self._give_back(batch.count, len(batch.data))
+        self._return_credit_if_due()
+
+    def _return_credit_if_due(self) -> None:
         if self._returned[0] * 2 >= self.credit_messages or self._returned[1] * 2 >= self.credit_bytes:
             self._return_credit()
 
@@ -297,22 +322,32 @@ class Subscription:
             self._positions[key] = Position(self, key, position.next, 0)
         granted = [self.credit_messages - self._held[0], self.credit_bytes - self._held[1]]
         self._returned = [min(0, granted[0]), min(0, granted[1])]
+        self._ask(link, max(0, granted[0]), max(0, granted[1]), resume)
+
+    def _ask(self, link: Link, messages: int, size: int, resume: dict[str, list[int]]) -> None:
         body = control.Subscribe(
             self.filter,
             # Once all partitions are known, any other was created since: it is read from its first record.
             EARLIEST if self._complete else self._start,
             None if self._complete else self._time,
             self.partition,
-            max(0, granted[0]),
-            max(0, granted[1]),
+            messages,
+            size,
             resume,
         )
+        self._fill(body)
         timeout = self._subscriber.options.request_timeout
         about = f"SUBSCRIBE to {self.filter}"
         future = link.request(
             Opcode.SUBSCRIBE, control.encode(body), channel=self._number, timeout=timeout, about=about
         )
         future.add_done_callback(lambda reply: self._answered(link, reply))
+
+    def _fill(self, body: control.Subscribe) -> None:
+        """What a kind of subscription asks for besides."""
+
+    def _agreed(self, frame: Frame) -> None:
+        """The broker subscribed us; ``frame`` ends its answer."""
 
     def _answered(self, link: Link, reply: asyncio.Future[Frame]) -> None:
         error = reply.exception()
@@ -324,6 +359,7 @@ class Subscription:
             self.end(error if isinstance(error, PortaskError) else ClientError(str(error)))
             return
         self._complete = True
+        self._agreed(reply.result())
         if self._begun is not None and not self._begun.done():
             self._begun.set_result(None)
 
@@ -361,9 +397,9 @@ class Subscription:
             if end <= position.next:
                 self._give_back(count, size)
                 continue
-            if size * _PINNED < whole:
+            if size * PINNED < whole:
                 batch.data = bytes(batch.data)
-            self._queue.append((position, batch, max(0, position.next - base)))
+            self._queue.append(Item(position, batch, max(0, position.next - base), count))
             position.next = end
         waiter = self._waiter
         if waiter is not None and self._queue and not waiter.done():

@@ -281,8 +281,8 @@ async def test_a_small_batch_does_not_keep_a_large_read_alive() -> None:
     async with ScriptedBroker({Opcode.SUBSCRIBE: subscribe}) as broker, connect(broker.url) as client:
         subscription = await client.subscribe("t")
         await subscription.get(5)
-        ((_, large, _),) = subscription._queue
-        _, small = subscription._current or (None, large)
+        (queued,) = subscription._queue
+        large, small = queued.batch, (subscription._current or queued).batch
         assert isinstance(small.data, bytes)
         assert isinstance(large.data, memoryview)
 
