@@ -209,7 +209,7 @@ class Broker:
                 self.delivery.behind.update(partition.cursors)
         if self.delivery.behind:
             self.delivery.catch_up(now)
-        if groups.busy:
+        if groups.groups and groups.busy:
             groups.deliver(now)
         if now >= self._next_sweep:
             self._sweep(now)

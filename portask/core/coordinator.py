@@ -77,7 +77,7 @@ class Coordinator:
     @property
     def busy(self) -> bool:
         """Whether another turn should follow at once."""
-        return bool(self.behind or self.dying or self.freed)
+        return bool(self.groups and (self.behind or self.dying or self.freed))
 
     # ── members ───────────────────────────────────────────────────────────────────────────────────────────────────
 
