@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "Say whether a config file's evidence is of this machine.",
     "conform": "Check a variant against its family's contract.",
     "profile": "Draw a flame graph of a variant at work.",
+    "crash": "Kill a broker again and again, and count what is lost.",
     "selftest": "Plant slowdowns and see whether the lab finds them here.",
 }
 

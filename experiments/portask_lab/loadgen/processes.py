@@ -68,7 +68,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=self.folder.name,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call, no locks
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call, no locks
         )
         self.pid = self._process.pid
         try:
@@ -193,7 +193,8 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For ``preexec_fn`` on Linux: the child is killed when the thread that started it ends."""
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 

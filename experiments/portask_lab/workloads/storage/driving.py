@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from portask.contracts import Closeable, Deferred, Gathering
+from portask.contracts import LATEST, Closeable, Deferred, Gathering
 from portask.errors import PortaskError
 from portask.messages import Buffer, TopicPartition
 from portask.registry import Entry
@@ -36,7 +36,7 @@ class Driven:
     Args:
         entry: The variant.
         durability: Value of `portask.contracts.Durability`.
-        folder: Where its files are; a temporary one by default.
+        folder: Where its files are; by default a temporary one, which must not be in RAM if they are to be synced.
 
     Raises:
         NotForThis: it promises another durability.
@@ -58,8 +58,8 @@ class Driven:
             given["path"] = Path(folder) / "log"
         self.storage: Any = None
         try:
-            if "path" in known and durability == "synced":
-                _on_a_device(Path(str(folder)))
+            if self._own is not None and durability == "synced":
+                _on_a_device(Path(self._own.name))
             self.storage = entry.make(**given)
             promised = self.storage.durability.value
             if promised != durability:
@@ -110,6 +110,17 @@ class Driven:
         if error is not None:
             raise error
         return batches
+
+    def lookup(self, partition: TopicPartition, when: int = LATEST) -> int:
+        """The offset to read from at ``when``; by default the one behind the last record."""
+        found: list[tuple[int, PortaskError | None]] = []
+        self.storage.lookup(partition, when, lambda offset, error: found.append((offset, error)))
+        if not found:
+            self.wait(lambda: bool(found), "a lookup")
+        offset, error = found[0]
+        if error is not None:
+            raise error
+        return offset
 
     def flush(self) -> None:
         """Returns once everything is as durable as declared; raises the storage's error."""
