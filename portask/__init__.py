@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from portask import errors
-from portask.messages import Message
+from portask.messages import Message, trace_headers
 
 if TYPE_CHECKING:
     from portask import sync
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Message", "__version__", "connect", "errors", "sync"]
+__all__ = ["Message", "__version__", "connect", "errors", "sync", "trace_headers"]
 
 
 def __getattr__(name: str) -> Any:

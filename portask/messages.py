@@ -12,6 +12,7 @@ never decodes a payload.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -39,6 +40,29 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None = None
     headers: Headers | None = None
     timestamp: int = 0
+
+
+TRACE_HEADERS = ("traceparent", "tracestate")
+"""What W3C Trace Context carries from one message to the next."""
+
+
+class HasHeaders(Protocol):
+    """A message, sent or received."""
+
+    @property
+    def headers(self) -> Headers | None:
+        """Its headers, or ``None``."""
+        ...
+
+
+def trace_headers(message: HasHeaders) -> dict[str, str | bytes]:
+    """The trace headers of a message, for one that is published because of it; empty if it has none.
+
+    ``client.publish(topic, payload, headers=trace_headers(message) | {"source": "billing"})``. Portask itself reads no
+    headers and leaves all of them as they are.
+    """
+    headers = message.headers or {}
+    return {name: headers[name] for name in TRACE_HEADERS if name in headers}
 
 
 class TopicPartition(msgspec.Struct, frozen=True, gc=False, order=True):

@@ -170,7 +170,9 @@ class Subscription:
                 yield from self._rest
             else:
                 for delivered in self._rest:
-                    if delivered.offset < member.given_up:  # if not, the caller took so long that it was returned
+                    if (
+                        delivered.offset < member.given_up
+                    ):  # if not, the caller took so long that it was returned
                         member.at = delivered.offset
                         yield delivered
             batch = self._loop.run(self._subscription.next_batch())
@@ -333,6 +335,27 @@ class Client:
             )
 
         return Subscription(self._loop, self._loop.run(make()))
+
+    def request(
+        self,
+        topic: str,
+        payload: Buffer,
+        *,
+        key: bytes | None = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+        timeout: float | None = None,
+    ) -> Delivered:
+        """Publishes a message and waits for the first reply to it; see `portask.client.Client.request`."""
+        return self._loop.run(
+            self._client.request(
+                topic, payload, key=key, headers=headers, partition=partition, timeout=timeout
+            )
+        )
+
+    def respond(self, message: Delivered, payload: Buffer, *, headers: Headers | None = None) -> None:
+        """Replies to a request; see `portask.client.Client.respond`."""
+        self._loop.run(self._client.respond(message, payload, headers=headers))
 
     def fetch(
         self, topic: str, partition: int = 0, start: Start = "earliest", max_bytes: int = 1024 * 1024

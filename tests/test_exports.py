@@ -7,7 +7,7 @@ import pytest
 from portask import errors
 
 PUBLIC = {
-    "portask": {"Message", "__version__", "connect", "errors", "sync"},
+    "portask": {"Message", "__version__", "connect", "errors", "sync", "trace_headers"},
     "portask.client": {
         "Client",
         "Delivered",
@@ -41,6 +41,8 @@ SAME_IN_BOTH_CLIENTS = (
     "publish_many",
     "producer",
     "subscribe",
+    "request",
+    "respond",
     "fetch",
     "topics",
     "groups",

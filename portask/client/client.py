@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from portask import registry
-from portask.client.codecs import Decoder, Encoder, chosen
+from portask.client.codecs import Decoder, Encoder, as_message, chosen
 from portask.client.connector import Connector
 from portask.client.members import GroupSubscription, Membership, milliseconds
 from portask.client.options import Address, Options
@@ -28,7 +28,8 @@ from portask.client.pending import Pending
 from portask.client.positions import Start, parse_start
 from portask.client.producer import Producer
 from portask.client.publisher import Publisher
-from portask.client.results import DeliveredBatch, PublishManyResult, Receipt
+from portask.client.requests import Requester
+from portask.client.results import Delivered, DeliveredBatch, PublishManyResult, Receipt
 from portask.client.subscriber import Subscriber
 from portask.client.subscription import Subscription
 from portask.errors import ConfigError, NotConnected, PortaskError
@@ -50,6 +51,7 @@ class Client:
         self._publisher = Publisher(options)
         self._subscriber = Subscriber(options)
         self._connector = Connector(addresses, options, self._publisher, self._subscriber)
+        self._requester = Requester(self, self._connector, self._publisher)
         self._producers: dict[tuple[str, int], Producer] = {}
         self._closing: asyncio.Task[None] | None = None
 
@@ -300,6 +302,55 @@ class Client:
                 )
         return found
 
+    # ── request and reply ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def request(
+        self,
+        topic: str,
+        payload: Buffer,
+        *,
+        key: bytes | None = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - reads better than a block
+    ) -> Delivered:
+        """Publishes a message and waits for the first reply to it: whatever a subscriber passes to `respond`.
+
+        Adds the headers ``reply-to`` and ``correlation-id``. That nobody subscribes to the topic shows only by the
+        timeout; after it the request is not delivered any more. Cancelling stops the waiting, not the request.
+
+        Args:
+            topic: As for `publish`.
+            payload: Likewise.
+            key: Likewise.
+            headers: Likewise.
+            partition: Likewise.
+            timeout: Seconds to wait, all in all; the client's ``request_timeout`` if not given.
+
+        Raises:
+            RequestTimeout: no reply in time; somebody may have carried the request out nevertheless.
+            PortaskError: as `Producer.publish`.
+        """
+        message = as_message(payload, key, headers, 0)
+        seconds = self.options.request_timeout if timeout is None else timeout
+        return await self._requester.request(topic, message, partition, seconds)
+
+    async def respond(self, message: Delivered, payload: Buffer, *, headers: Headers | None = None) -> None:
+        """Replies to a request; returns once the broker handed the reply over (nothing stores it).
+
+        The trace headers of the request are those of the reply, unless ``headers`` has others. A request whose
+        ``reply-to`` is a topic is replied to by publishing there.
+
+        Raises:
+            ValueError: the message asks for no reply.
+            InvalidTopic: its ``reply-to`` is no name.
+            UnknownTopic: who asked has gone.
+            NotPermitted: who asked takes no more replies at the moment.
+            BatchTooLarge: the broker takes no frame so large.
+            PortaskError: as `fetch`.
+        """
+        await self._requester.respond(message, payload, headers)
+
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def topics(self, filter: str = ">") -> list[control.TopicInfo]:  # noqa: A002 - the wire's word for it
@@ -406,6 +457,7 @@ class Client:
         finally:
             for subscription in subscriptions:
                 await subscription.close()
+            await self._requester.close()
 
     async def __aenter__(self) -> Self:
         return self

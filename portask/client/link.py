@@ -31,6 +31,7 @@ _REPLY_OPCODES = frozenset(
         Opcode.DELIVER,
         Opcode.DESCRIBE,
         Opcode.DROP_GROUP,
+        Opcode.SEND,
         Opcode.PONG,
         Opcode.ERROR,
     }

@@ -27,7 +27,7 @@ from tests.conftest import RunningBroker
 
 
 def test_the_packages_export_what_they_promise() -> None:
-    assert portask.__all__ == ["Message", "__version__", "connect", "errors", "sync"]
+    assert portask.__all__ == ["Message", "__version__", "connect", "errors", "sync", "trace_headers"]
     assert getattr(portask, "connect") is connect  # noqa: B009 - mypy knows the two as different things
     assert portask.errors is errors
     assert portask.sync.connect is not connect
