@@ -196,8 +196,7 @@ class Broker:
             if inbox:
                 session.inbox = []
                 requests.handle(self, session, inbox)
-        if self._gathering is not None:
-            self._gathering.commit()
+        self.commit()
         touched = self._touched
         while touched:
             partition, _ = touched.popitem()
@@ -213,8 +212,7 @@ class Broker:
             groups.deliver(now)
         if now >= self._next_sweep:
             self._sweep(now)
-        if self._gathering is not None:
-            self._gathering.commit()  # what deliveries and timers saved or appended
+        self.commit()  # what deliveries and timers saved or appended
         dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
         self._dirty = {}
@@ -298,6 +296,11 @@ class Broker:
         for group, key, state in saved:
             self.groups.restore(group, self.topics[key.topic].partitions[key.partition], state)
         self._touched.clear()  # nobody is there yet
+
+    def commit(self) -> None:
+        """Has a storage that gathers complete what came so far, as far as it can at once."""
+        if self._gathering is not None:
+            self._gathering.commit()
 
     def _notified(self) -> None:
         self.wake()  # looked up late: the server sets it after the broker is made

@@ -48,6 +48,7 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
             session.hold(frames[next(at for at, other in enumerate(frames) if other is frame) :])
             return
         except PortaskError as error:
+            broker.commit()
             session.flush_acks()  # what was published before must be acknowledged before
             session.refuse(error, frame.correlation, frame.channel)
             if session.gone:
@@ -55,6 +56,7 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
         except Exception:
             # A fault of ours must cost one connection, not the broker.
             log.exception("a request failed on our side", peer=session.peer, opcode=frame.opcode)
+            broker.commit()
             session.flush_acks()
             session.refuse(BrokerError("the broker failed on this request; its log says why"), 0)
             return

@@ -383,6 +383,8 @@ class SegmentLog:
         Errors: besides those of the contract, `StorageError` when the device does not give the bytes. When all up to
         the end was quarantined, `OffsetOutOfRange` with the end as ``first``.
         """
+        if self._dirty:
+            self.commit()  # what was appended before is read
         held = self._logs.get(partition)
         if held is None or not held.next:
             done((), _unknown(partition))
@@ -403,6 +405,8 @@ class SegmentLog:
 
     def lookup(self, partition: TopicPartition, when: int, done: Found) -> None:
         """See `portask.contracts.Storage.lookup`. Completes at once; `LATEST` is the end of what readers see."""
+        if self._dirty:
+            self.commit()  # what was appended before is found
         held = self._logs.get(partition)
         if held is None or not held.next:
             done(-1, _unknown(partition))
