@@ -27,6 +27,8 @@ COMMANDS = {
     "serve": ("portask.cli.serve:serve", "Run a broker."),
     "pub": ("portask.cli.pub:pub", "Publish messages to a topic."),
     "sub": ("portask.cli.sub:sub", "Print messages as they arrive."),
+    "request": ("portask.cli.request:request", "Publish a message and print the reply."),
+    "reply": ("portask.cli.request:reply", "Answer requests with what a command prints."),
     "topics": ("portask.cli.topics:topics", "List the topics of a broker."),
     "ping": ("portask.cli.ping:ping", "Measure round trips to a broker."),
     "log": ("portask.cli.log:log", "Look at the log in a folder, and repair it."),

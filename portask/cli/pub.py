@@ -70,7 +70,7 @@ def pub(
         )
     extra: dict[str, Any] = {
         "key": None if key is None else os.fsencode(key),
-        "headers": _headers(headers) or None,
+        "headers": parse_headers(headers) or None,
     }
     # whatever can be wrong with the input is found before a broker is asked
     one = os.fsencode(payload) if payload is not None else None if by_line else _whole(path)
@@ -117,7 +117,12 @@ class _Printer:
         sys.stdout.flush()
 
 
-def _headers(given: tuple[str, ...]) -> dict[str, str | bytes]:
+def parse_headers(given: tuple[str, ...]) -> dict[str, str | bytes]:
+    """The headers of ``NAME=VALUE`` options.
+
+    Raises:
+        BadParameter: one of them is not.
+    """
     found: dict[str, str | bytes] = {}
     for text in given:
         name, equals, value = text.partition("=")
