@@ -30,6 +30,7 @@ COMMANDS = {
     "request": ("portask.cli.request:request", "Publish a message and print the reply."),
     "reply": ("portask.cli.request:reply", "Answer requests with what a command prints."),
     "topics": ("portask.cli.topics:topics", "List the topics of a broker."),
+    "groups": ("portask.cli.groups:groups", "List consumer groups, or drop one."),
     "ping": ("portask.cli.ping:ping", "Measure round trips to a broker."),
     "log": ("portask.cli.log:log", "Look at the log in a folder, and repair it."),
     "config": ("portask.cli.config:config", "Check settings, and see where each comes from."),

@@ -5,13 +5,22 @@ from __future__ import annotations
 import errno
 import os
 
-from portask.errors import ConnectFailed, Draining, InvalidTopic, NotConnected, PortaskError, RequestTimeout
+from portask.errors import (
+    ConnectFailed,
+    Draining,
+    InvalidTopic,
+    NotConnected,
+    PortaskError,
+    RequestTimeout,
+    UnknownGroup,
+)
 
 _NEXT: dict[type[PortaskError], str] = {
     ConnectFailed: "start a broker with `portask serve`, or say where it is with --url",
     NotConnected: "see whether the broker still runs: `portask ping`",
     RequestTimeout: "see whether the broker answers: `portask ping`",
     Draining: "wait for the broker to come back, or say where another is with --url",
+    UnknownGroup: "`portask groups` lists them",
     InvalidTopic: "a topic is made of A-Z a-z 0-9 _ - and dots, a filter of * and > beside them",
 }
 _NEXT_BY_ERRNO = {

@@ -22,18 +22,37 @@ if TYPE_CHECKING:
 
 Start = Literal["earliest", "latest"] | int | datetime
 _NAMED: dict[str, Literal["earliest", "latest"]] = {"earliest": "earliest", "latest": "latest"}
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"-(\d+(?:\.\d+)?)([smhd])")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What to subscribe to, and when to stop: after ``count`` messages, or ``silence`` seconds without any."""
+    """What to subscribe to, and when to stop: after ``count`` messages, or ``silence`` seconds without any.
+
+    ``group`` holds what `portask.client.Client.subscribe` is told of a group; empty without one.
+    """
 
     filter: str
     start: Start
     partition: int | None
     count: int | None
     silence: float | None
+    group: dict[str, Any]
+
+
+def parse_duration(_ctx: click.Context, _param: click.Parameter, text: str | None) -> timedelta | None:
+    """A length of time: ``30s``, ``500ms``, ``1.5m``.
+
+    Raises:
+        BadParameter: it is none; the text lists the forms.
+    """
+    if text is None:
+        return None
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no length of time: use 500ms, 30s, 1.5m, 2h or 1d")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
 
 
 def parse_start(_ctx: click.Context, _param: click.Parameter, text: str) -> Start:
@@ -72,6 +91,12 @@ def parse_start(_ctx: click.Context, _param: click.Parameter, text: str) -> Star
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds without any."
 )
+@click.option("--group", metavar="NAME", help="Share the messages with the other members of this group.")
+@click.option("--ack-wait", callback=parse_duration, help="Of a group: time for a message, e.g. 30s.")
+@click.option(
+    "--max-deliveries", type=click.IntRange(0), help="Of a group: before a message is a dead letter."
+)
+@click.option("--dead-letter", metavar="TOPIC", help="Of a group: where those go.  [default: TOPIC.dead]")
 @json_option
 @click.option("--raw", is_flag=True, help="Print payloads as they are, nothing between them.")
 def sub(
@@ -82,6 +107,10 @@ def sub(
     partition: int | None,
     count: int | None,
     timeout: float | None,
+    group: str | None,
+    ack_wait: timedelta | None,
+    max_deliveries: int | None,
+    dead_letter: str | None,
     as_json: bool,
     raw: bool,
 ) -> None:
@@ -92,14 +121,25 @@ def sub(
     One line a message: the payload, on a terminal with topic:partition@offset before it. Fewer messages than
     --count within --timeout is a failure; --timeout alone ends quietly.
 
+    With --group each message goes to one member of the group, and is acknowledged once it is printed; what a member
+    does not acknowledge goes to another. --from counts where the group is new. `portask groups` shows where it is.
+
     \b
     portask sub orders --from earliest --count 1
     portask sub 'logs.>' --from -5m --json | jq .payload
+    portask sub jobs --group workers --ack-wait 30s
     """
     if raw and as_json:
         raise click.UsageError("--raw and --json are two forms of output: give one")
+    shared = {"ack_wait": ack_wait, "max_deliveries": max_deliveries, "dead_letter": dead_letter}
+    if group is None and any(value is not None for value in shared.values()):
+        raise click.UsageError(
+            "--ack-wait, --max-deliveries and --dead-letter are of a group: give --group too"
+        )
+    # no more than will be printed is taken from the others
+    member = {} if group is None else {"group": group, "auto_ack": False, "credit_messages": count, **shared}
     write = _raw if raw else _json if as_json else _labelled if is_terminal() else _plain
-    got = asyncio.run(_receive(url, Wanted(filter_, start, partition, count, timeout), write))
+    got = asyncio.run(_receive(url, Wanted(filter_, start, partition, count, timeout, member), write))
     if count is not None and got < count:
         raise PortaskError(
             f"{got} of {count} messages of {filter_!r} came, then none for {timeout:g} s; "
@@ -117,7 +157,9 @@ async def _receive(url: str, wanted: Wanted, write: Callable[[Sequence[Delivered
     count = wanted.count
     got = 0
     async with await connect(url) as client:
-        subscription = await client.subscribe(wanted.filter, start=wanted.start, partition=wanted.partition)
+        subscription = await client.subscribe(
+            wanted.filter, start=wanted.start, partition=wanted.partition, **wanted.group
+        )
         batches = aiter(subscription.batches())
         while count is None or got < count:
             try:
@@ -129,8 +171,16 @@ async def _receive(url: str, wanted: Wanted, write: Callable[[Sequence[Delivered
             if count is not None:
                 del messages[count - got :]
             got += len(messages)
-            write(messages)
-            sys.stdout.flush()
+            try:
+                write(messages)
+                sys.stdout.flush()
+            except OSError:
+                if wanted.group:
+                    batch.nack(reason="could not be printed")
+                raise
+            if wanted.group:
+                for message in messages:
+                    message.ack()
     return got
 
 
@@ -164,6 +214,7 @@ def _object(each: Delivered) -> dict[str, Any]:
         "partition": each.partition,
         "offset": each.offset,
         "timestamp": each.timestamp,
+        **({"deliveries": each.deliveries} if each.deliveries else {}),
         **jsonable("key", each.key),
         "headers": headers or None,
         **jsonable("payload", each.payload),
