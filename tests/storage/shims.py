@@ -25,13 +25,18 @@ from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of,
 SMALL: dict[str, Any] = {"segment_bytes": 4096, "index_interval": 256}
 
 
-class Hasty(Files):
+class OneByOne(Files):
+    """Has no sync of everything at once, so that a test sees every sync."""
+
+    @property
+    def syncs_all(self) -> bool:
+        return False
+
+
+class Hasty(OneByOne):
     """Does not wait for the device: for tests of what is in the files."""
 
     def sync(self, fd: int) -> None:
-        pass
-
-    def sync_all(self, fds: Sequence[int], root: int) -> None:
         pass
 
     def sync_folder(self, path: str) -> None:
@@ -148,7 +153,7 @@ class Failing(Files):
         super().rename(old, new)
 
 
-class Forgetful(Files):
+class Forgetful(OneByOne):
     """Remembers what was synced, so that `lose_power` can take everything else back.
 
     A file's content counts as kept once `sync` returned, a name once its folder was synced. What was not synced may be
@@ -170,10 +175,6 @@ class Forgetful(Files):
         super().sync(fd)
         state = os.fstat(fd)
         self._content[state.st_ino] = os.pread(fd, state.st_size, 0)
-
-    def sync_all(self, fds: Sequence[int], root: int) -> None:
-        for fd in fds:
-            self.sync(fd)
 
     def sync_folder(self, path: str) -> None:
         self.going.wait(10)

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from portask.errors import StorageError, StorageFull
 from portask.messages import TopicPartition
 from portask.storage import SegmentLog
-from portask.storage.files import Files
 from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of
 
-from .shims import SMALL, Failing, Forgetful, batch, copy_log, payloads, small
+from .shims import SMALL, Failing, Forgetful, OneByOne, batch, copy_log, payloads, small
 
 
 class Ledger:
@@ -177,7 +176,7 @@ def test_what_a_failed_write_left_is_not_built_upon(tmp_path: Path) -> None:
 
 
 def test_a_failed_sync_ends_publishing_for_good(tmp_path: Path) -> None:
-    class BadDevice(Files):
+    class BadDevice(OneByOne):
         bad = False
 
         def sync(self, fd: int) -> None:
@@ -217,7 +216,7 @@ def test_a_failed_sync_ends_publishing_for_good(tmp_path: Path) -> None:
 def test_unsynced_records_are_shown_to_nobody(tmp_path: Path) -> None:
     gate = threading.Event()
 
-    class Slow(Files):
+    class Slow(OneByOne):
         def sync(self, fd: int) -> None:
             gate.wait(10)
 
@@ -241,7 +240,7 @@ def test_appends_pile_up_while_a_sync_runs(tmp_path: Path) -> None:
     gate = threading.Semaphore(0)
     syncs: list[int] = []
 
-    class Counted(Files):
+    class Counted(OneByOne):
         def sync(self, fd: int) -> None:
             gate.acquire(timeout=10)
             syncs.append(fd)
