@@ -63,6 +63,8 @@ def decode(data: bytes) -> State:
 
 
 def _orderly(state: State) -> bool:
+    if state.settings.ack_wait <= 0 or state.settings.max_deliveries < 0:
+        return False
     before = -1
     for first, last, deliveries in state.ranges:
         if not before < first <= last or deliveries < 0:
