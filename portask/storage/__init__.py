@@ -3,6 +3,7 @@
 `segment_log` is where to begin reading; `partition`, `reading` and `recovery` hold what is hard.
 """
 
-from portask.storage.segment_log import SegmentLog, why_not
+from portask.storage.options import why_not
+from portask.storage.segment_log import SegmentLog
 
 __all__ = ["SegmentLog", "why_not"]

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from struct import Struct
 
-from portask.contracts import COALESCE_WINDOW_US
+from portask.contracts import COALESCE_WINDOW_US, Compression
 from portask.messages import Buffer
 from portask.wire import batches, cbor
 from portask.wire.coalesce import CBOR_SEQUENCE
+from portask.wire.compression import attributes_for
 
 SMALL = batches.BATCH_HEADER_SIZE + 4096
 """Largest batch that is gathered, in bytes."""
@@ -119,3 +120,26 @@ class _Run:
             append_time=self.time,
         )
         return gathered if finish is None else finish(gathered)
+
+
+def packer(compression: Compression, load: Callable[[], float]) -> Finish:
+    """Compresses joined batches as the strategy says; ``load`` tells it how busy the owner is."""
+
+    def pack(batch: bytes) -> bytes:
+        found = batches.parse(batch)
+        packed = compression.pack(found.body, load())
+        if packed is None:
+            return batch
+        return batches.build(
+            packed.data,
+            found.count,
+            codec=found.codec,
+            base_timestamp=found.base_timestamp,
+            attributes=attributes_for(packed.algorithm, packed.dictionary),
+            raw_length=found.raw_length,
+            ttl=found.ttl,
+            base_offset=found.base_offset,
+            append_time=found.append_time,
+        )
+
+    return pack

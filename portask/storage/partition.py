@@ -14,134 +14,24 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from operator import itemgetter
-from typing import NamedTuple
 
 import structlog
 
-from portask.contracts import EARLIEST, LATEST, Appended
+from portask.contracts import Appended
 from portask.messages import Buffer, TopicPartition
-from portask.storage import index, reading, recovery, segments
-from portask.storage.files import PARTS, Files, OpenFiles, replace_file, write_all, write_rest
+from portask.storage import reading, recovery, segments
+from portask.storage.files import PARTS, write_all, write_rest
 from portask.storage.index import Standing
 from portask.storage.recovery import Recovered
 from portask.storage.segments import HEADER_SIZE, Segment
-from portask.storage.syncing import Syncer
+from portask.storage.shared import Shared, Turn
 from portask.wire import batches
 
 log = structlog.get_logger("portask.storage")
 
-_ENTRY_OVERHEAD = 400
-"""Bytes that a cached turn costs beside its batches: objects, dictionary and queue slots."""
-_BASE = itemgetter(0)
-
-
-class Turn(NamedTuple):
-    """What one turn appended to a partition."""
-
-    base: int
-    end: int
-    parts: Sequence[Buffer]
-    size: int
-    standings: Sequence[tuple[int, Standing]]
-
-
-class Shared:
-    """What all partitions of one log have in common.
-
-    Attributes:
-        holes: Ranges quarantined since the start.
-        lost_bytes: Bytes in them.
-        cut_bytes: Bytes cut off torn tails at the start.
-    """
-
-    def __init__(
-        self,
-        files: Files,
-        folder: str,
-        syncer: Syncer,
-        *,
-        segment_bytes: int,
-        index_interval: int,
-        cache_bytes: int,
-        open_files: int,
-    ) -> None:
-        self.files = files
-        self.folder = folder
-        self.syncer = syncer
-        self.open = OpenFiles(files, open_files)
-        self.segment_bytes = segment_bytes
-        self.index_interval = index_interval
-        self.read_bytes = 4 << 20
-        self.holes = 0
-        self.lost_bytes = 0
-        self.cut_bytes = 0
-        self._cache_left = cache_bytes
-        self._cached: deque[PartitionLog] = deque()
-        self._unsynced_folders: set[str] = set()
-
-    def cache(self, partition: PartitionLog, turn: Turn) -> None:
-        """Keeps what a turn appended for readers at the tail, and forgets the oldest turns for it."""
-        partition.tail[turn.base] = turn
-        self._cached.append(partition)
-        self._cache_left -= turn.size + _ENTRY_OVERHEAD
-        while self._cache_left < 0:
-            tail = self._cached.popleft().tail
-            self._cache_left += tail.pop(next(iter(tail))).size + _ENTRY_OVERHEAD
-
-    def vouch(self, segment: Segment, first: int, producers: dict[int, Standing]) -> None:
-        """Has the segment synced, and its index file written, on the syncing thread."""
-        content = index.encode(segment, first, producers)
-        size, path, index_path = segment.size, segment.path, segment.index_path
-        files = self.files
-
-        def step() -> None:
-            try:
-                fd = files.open(path)
-            except FileNotFoundError:
-                return  # retention was faster
-            try:
-                files.sync(fd)
-            finally:
-                files.close(fd)
-            try:
-                replace_file(files, index_path, content)
-            except OSError as error:  # the next start reads the segment instead
-                log.warning("no index file", segment=path, reason=error.strerror or str(error))
-                return
-            files.sync_folder(path.rpartition("/")[0])
-            segment.certified = size
-
-        self.syncer.later(step)
-
-    def sync_folder(self, path: str) -> None:
-        """Has the names in a folder synced, on the syncing thread. Calls before it gets to that count as one."""
-        if path in self._unsynced_folders:
-            return
-        self._unsynced_folders.add(path)
-
-        def step() -> None:
-            self._unsynced_folders.discard(path)
-            self.files.sync_folder(path)
-
-        self.syncer.later(step)
-
-    def remove(self, segment: Segment) -> None:
-        """Has a segment removed, on the syncing thread."""
-        self.open.close(segment)
-
-        def step() -> None:
-            try:
-                self.files.remove(segment.index_path)
-                self.files.remove(segment.path)
-            except OSError as error:
-                log.warning("segment not removed", segment=segment.path, reason=error.strerror or str(error))
-
-        self.syncer.later(step)
-
 
 class PartitionLog:
-    """See the module's text.
+    """One partition; see the module's text. `reading` and `trimming` are the rest of it.
 
     Attributes:
         pending: Appends since the last commit: base offset, stamped batch, callback.
@@ -155,6 +45,8 @@ class PartitionLog:
         in_flight: Standings of what is written and not synced.
         bytes: Of stored batches, from ``first`` on.
         newest: Base offset of the newest batch.
+        first_at: Position of ``first`` in the oldest segment.
+        bases: Of the segments.
     """
 
     def __init__(self, shared: Shared, key: TopicPartition) -> None:
@@ -176,9 +68,9 @@ class PartitionLog:
         self.hints: dict[int, reading.Place] = {}
         self.producers: dict[int, Standing] = {}
         self.in_flight: deque[Sequence[tuple[int, Standing]]] = deque()
-        self._bases = array("Q")
+        self.bases = array("Q")
         self._note_at = 0
-        self._first_at = HEADER_SIZE
+        self.first_at = HEADER_SIZE
         self._first_saved = 0
         self._dirty_tail = False
         self._rolling = False
@@ -195,12 +87,12 @@ class PartitionLog:
         if not found.segments:
             return
         self.segments = found.segments
-        self._bases = array("Q", (segment.base for segment in found.segments))
+        self.bases = array("Q", (segment.base for segment in found.segments))
         active = self.segments[-1]
         self.next = self.end = self.assigned = found.next
         self.first = self._first_saved = found.first
         self.producers = found.producers
-        self._forget_producers()
+        self.forget_producers()
         self.newest = next((s.last_base for s in reversed(self.segments) if s.last_base >= 0), self.first)
         self.bytes = sum(segment.size - HEADER_SIZE for segment in self.segments)
         if found.torn >= 0:
@@ -213,8 +105,8 @@ class PartitionLog:
             reading.index_of(self, segment)
             self.shared.vouch(segment, max(self.first, segment.base), producers)
         if self.first > self.segments[0].base:
-            self._first_at = self._position_of(self.first)
-            self.bytes -= self._first_at - HEADER_SIZE
+            self.first_at = self._position_of(self.first)
+            self.bytes -= self.first_at - HEADER_SIZE
         positions = reading.index_of(self, active).positions
         self._note_at = positions[-1] + self.shared.index_interval if positions else 0
 
@@ -225,6 +117,12 @@ class PartitionLog:
             if head.base >= offset:
                 return head.position
         return oldest.size
+
+    def forget_producers(self) -> None:
+        """Those whose records were all trimmed, so that the table does not grow for ever."""
+        gone = [producer for producer, standing in self.producers.items() if standing[2] < self.first]
+        for producer in gone:
+            del self.producers[producer]
 
     # ── writing
     # ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -365,7 +263,7 @@ class PartitionLog:
             self.shared.vouch(self.segments[-1], max(self.first, self.segments[-1].base), producers)
         self.shared.open.adopt(segment, fd)
         self.segments.append(segment)
-        self._bases.append(segment.base)
+        self.bases.append(segment.base)
         self._note_at = 0
         return segment
 
@@ -406,69 +304,19 @@ class PartitionLog:
         """
         turn = self.tail.get(offset)
         if turn is not None:
-            return self._from_tail(turn, limit)
+            return reading.from_tail(self, turn, limit)
         if offset >= self.end:
-            return self._from_unwritten(offset, limit)
+            return reading.from_unwritten(self, offset, limit)
         return reading.read(self, offset, limit)
-
-    def _from_tail(self, turn: Turn | None, limit: int) -> list[Buffer]:
-        found: list[Buffer] = []
-        while turn is not None:
-            if turn.size <= limit:
-                found += turn.parts
-                limit -= turn.size
-                turn = self.tail.get(turn.end)
-                continue
-            for part in turn.parts:
-                if found and len(part) > limit:
-                    break
-                found.append(part)
-                limit -= len(part)
-            break
-        return found
-
-    def _from_unwritten(self, offset: int, limit: int) -> list[Buffer]:
-        found: list[Buffer] = []
-        at = bisect_right(self.unwritten, offset, key=_BASE) - 1
-        for at in range(at, len(self.unwritten)):  # noqa: B020 - a slice would copy all that is still to come
-            batch = self.unwritten[at][1]
-            if found and len(batch) > limit:
-                break
-            found.append(batch)
-            limit -= len(batch)
-        return found
-
-    def lookup(self, when: int) -> int:
-        """See `portask.contracts.Storage.lookup`.
-
-        Raises:
-            OSError: the device does not give what it takes to know.
-        """
-        if when == EARLIEST:
-            return self.first
-        if when == LATEST:
-            return self.next
-        for segment in self.segments:
-            if segment.max_time < when or segment.next <= self.first:
-                continue
-            entries = reading.index_of(self, segment)
-            base, position = entries.before_time(when) if entries.bases else (segment.base, HEADER_SIZE)
-            for head in reading.headers(self, reading.Place(segment, position, base)):
-                if head.time >= when and head.base + head.records > self.first:
-                    return max(head.base, self.first)
-        for base, batch in self.unwritten:
-            if batches.peek(batch)[1] >= when:
-                return base
-        return self.next
 
     def number_of(self, offset: int) -> int:
         """Which segment holds ``offset``."""
-        return max(bisect_right(self._bases, offset) - 1, 0)
+        return max(bisect_right(self.bases, offset) - 1, 0)
 
     def base_after(self, segment: Segment) -> int:
         """The offset that follows the segment's last."""
-        at = bisect_right(self._bases, segment.base)
-        return self._bases[at] if at < len(self._bases) else max(segment.next, segment.base)
+        at = bisect_right(self.bases, segment.base)
+        return self.bases[at] if at < len(self.bases) else max(segment.next, segment.base)
 
     def quarantine(self, place: reading.Place) -> None:
         """Marks what is damaged in a segment behind ``place`` as holes, and says so.
@@ -496,71 +344,3 @@ class PartitionLog:
             )
         if segment is not self.segments[-1] and not segment.certified:
             self.amend(segment)
-
-    # ── retention
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def trim(self, before: int, max_bytes: int | None) -> None:
-        """See `portask.contracts.Storage.trim`. Whole segments are removed, batches in the oldest one skipped.
-
-        Raises:
-            OSError: the device does not give what it takes to know.
-        """
-        before = min(before, self.newest, self.next)
-        over = 0 if max_bytes is None else max(self.bytes - max_bytes, 0)
-        start = self.bytes
-        while len(self.segments) > 1 and not self.segments[0].pins:
-            oldest, following = self.segments[0], self.segments[1].base
-            size = oldest.size - self._first_at
-            enough = following > max(before, self.first) and over - (start - self.bytes) < size
-            if following > self.newest or enough:
-                break
-            self._forget_oldest(following, size)
-        over -= start - self.bytes
-        if self.first < before or over > 0:
-            self._trim_oldest(before, over)
-        if self.producers and self.bytes < start:
-            self.producers = {
-                p: standing for p, standing in self.producers.items() if standing[2] >= self.first
-            }
-
-    def _forget_producers(self) -> None:
-        """Those whose records were all trimmed, so that the table does not grow for ever."""
-        gone = [producer for producer, standing in self.producers.items() if standing[2] < self.first]
-        for producer in gone:
-            del self.producers[producer]
-
-    def _forget_oldest(self, following: int, size: int) -> None:
-        oldest = self.segments.pop(0)
-        self._bases = self._bases[1:]
-        self.shared.remove(oldest)
-        self.bytes -= size
-        self.first = max(self.first, following)
-        self._first_at = HEADER_SIZE
-        self.hints.clear()
-
-    def _trim_oldest(self, before: int, over: int) -> None:
-        """Skips the batches of the oldest segment that end at or before ``before``, or are among ``over`` bytes."""
-        oldest = self.segments[0]
-        target = self._first_at + over
-        entries = reading.index_of(self, oldest)
-        place = reading.Place(oldest, self._first_at, self.first)
-        if entries.bases:
-            by_offset, by_position = entries.at_offset(before), entries.at_position(target)
-            base, position = max(by_offset, by_position) if over > 0 else by_offset
-            if position > self._first_at:
-                place = reading.Place(oldest, position, base)
-        first, first_at = place.base, place.position
-        for head in reading.headers(self, place):
-            if head.base > self.newest:
-                break
-            if head.base <= before or first_at < target:
-                first, first_at = head.base, head.position
-            else:
-                break
-        else:
-            if oldest.next <= before or (first_at < target and oldest.next <= self.newest):
-                first, first_at = min(oldest.next, self.next), oldest.size
-        if first > self.first:
-            self.bytes -= first_at - self._first_at
-            self.first, self._first_at = first, first_at

@@ -8,18 +8,23 @@ damaged becomes a hole (`portask.storage.recovery` says how it is bounded). Hole
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from crc32c import crc32c
 
+from portask.contracts import EARLIEST, LATEST
 from portask.errors import OffsetOutOfRange, StorageError
 from portask.messages import Buffer
 from portask.storage import recovery
 from portask.storage.files import read_all
 from portask.storage.index import Hole, SparseIndex
 from portask.storage.segments import HEADER_SIZE, Segment
+from portask.storage.shared import Turn
+from portask.wire import batches
 from portask.wire.batches import BATCH_HEADER_SIZE
 
 if TYPE_CHECKING:
@@ -29,6 +34,7 @@ _HEAD = Struct("<QQII4xI")  # base offset, append time, length, checksum, count
 _WALK = 64 * 1024
 _HINTS = 64
 _ATTEMPTS = 3
+_BASE = itemgetter(0)
 
 
 class Place(NamedTuple):
@@ -226,3 +232,58 @@ def headers(log: PartitionLog, place: Place) -> Iterator[Header]:
             yield Header(position, base, time, count, length)
         position += length
         expected = base + count
+
+
+def from_tail(log: PartitionLog, turn: Turn | None, limit: int) -> list[Buffer]:
+    """Batches from those that the newest turns left in RAM."""
+    found: list[Buffer] = []
+    while turn is not None:
+        if turn.size <= limit:
+            found += turn.parts
+            limit -= turn.size
+            turn = log.tail.get(turn.end)
+            continue
+        for part in turn.parts:
+            if found and len(part) > limit:
+                break
+            found.append(part)
+            limit -= len(part)
+        break
+    return found
+
+
+def from_unwritten(log: PartitionLog, offset: int, limit: int) -> list[Buffer]:
+    """Mode ``memory``: batches that are not in the files yet."""
+    found: list[Buffer] = []
+    at = bisect_right(log.unwritten, offset, key=_BASE) - 1
+    for at in range(at, len(log.unwritten)):  # noqa: B020 - a slice would copy all that is still to come
+        batch = log.unwritten[at][1]
+        if found and len(batch) > limit:
+            break
+        found.append(batch)
+        limit -= len(batch)
+    return found
+
+
+def lookup(log: PartitionLog, when: int) -> int:
+    """See `portask.contracts.Storage.lookup`.
+
+    Raises:
+        OSError: the device does not give what it takes to know.
+    """
+    if when == EARLIEST:
+        return log.first
+    if when == LATEST:
+        return log.next
+    for segment in log.segments:
+        if segment.max_time < when or segment.next <= log.first:
+            continue
+        entries = index_of(log, segment)
+        base, position = entries.before_time(when) if entries.bases else (segment.base, HEADER_SIZE)
+        for head in headers(log, Place(segment, position, base)):
+            if head.time >= when and head.base + head.records > log.first:
+                return max(head.base, log.first)
+    for base, batch in log.unwritten:
+        if batches.peek(batch)[1] >= when:
+            return base
+    return log.next
