@@ -116,16 +116,19 @@ class Appending:
 
     def commit(self) -> None:
         """See `portask.contracts.Gathering.commit`. One write a partition; about 5 µs each, and callbacks."""
-        dirty = self._dirty
-        if dirty:
-            self._dirty = []
-            self._gathered = 0
-            for held in dirty:
-                self._store(held)
-        if self._groups.waiting:
-            self._store_groups()
+        if self._dirty or self._groups.waiting:
+            self._store_all()
         if self._completed:
             self._complete()
+
+    def _store_all(self) -> None:
+        """Writes what waits everywhere."""
+        dirty, self._dirty = self._dirty, []
+        self._gathered = 0
+        for held in dirty:
+            self._store(held)
+        if self._groups.waiting:
+            self._store_groups()
 
     def _store(self, held: PartitionLog) -> None:
         """Writes what waits in one partition."""
@@ -200,7 +203,8 @@ class Appending:
 
     def poll(self) -> int:
         """See `portask.contracts.Deferred.poll`. Commits, too."""
-        self.commit()
+        if self._dirty or self._groups.waiting:
+            self._store_all()
         waits = self._syncer.take()
         while waits:
             wait = waits.popleft()

@@ -117,7 +117,7 @@ class GroupLog:
     @property
     def waiting(self) -> bool:
         """Whether `write` has something to do."""
-        return bool(self.pending or self._dropped)
+        return bool(self.pending) or bool(self._dropped)
 
     def write(self) -> tuple[list[Saved], OSError | None]:
         """Hands what waits to the kernel; returns the callbacks of the saves, and why none was kept if so."""

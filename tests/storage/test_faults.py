@@ -99,7 +99,7 @@ def test_a_failure_at_every_call(tmp_path: Path, number: int, mode: str) -> None
     attempt(tmp_path / "count", counting, mode)
     assert counting.calls > 25
     hit = set()
-    for at in range(counting.calls):
+    for at in range(counting.calls + 10):  # syncs are grouped as it happens: there may be some more
         folder = tmp_path / str(at)
         files = Failing(at, number)
         ledger, errors = attempt(folder, files, mode)
