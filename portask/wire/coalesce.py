@@ -85,11 +85,7 @@ class Coalescer:
 
         The caller has asked `fits`.
         """
-        if (
-            batch.ttl != self._ttl
-            or now >= self._until
-            or len(self._data) + batch.raw_length > self._target
-        ):
+        if batch.ttl != self._ttl or now >= self._until or len(self._data) + batch.raw_length > self._target:
             return False
         record = memoryview(batch.data)[batches.BATCH_HEADER_SIZE :]
         if record[0] != _RECORD:

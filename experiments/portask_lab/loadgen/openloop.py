@@ -137,7 +137,8 @@ def run(
             lateness[number] = now - due
             number += 1
             due = dues[number]
-            if now >= due:  # more than one is due: they share a system call, but for the one that opens the window
+            # More than one is due: they share a system call, but for the one that opens the window.
+            if now >= due:
                 out = bytearray(out)
                 while now >= due and len(out) < _BURST_BYTES and (opened or number != first):
                     out += frame(number, due)
