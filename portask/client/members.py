@@ -27,7 +27,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from portask.client.positions import Position
-from portask.client.results import DeliveredBatch
+from portask.client.results import Delivered, DeliveredBatch
 from portask.client.subscription import PINNED, Item, Subscription
 from portask.errors import PortaskError, RemoteProtocolError
 from portask.messages import Message, TopicPartition
@@ -114,8 +114,8 @@ class GroupSubscription(Subscription):
     Attributes:
         group: Its name.
         auto_ack: Whether asking for what follows acknowledges.
-        at: For message iterators on other threads: the offset in hand, all before it in the batch is done; -1 if
-            the whole batch is in hand.
+        at: The offset in hand, all before it in its batch is done; set by message iterators on other threads. -1
+            if an iterator here knows, or if the whole batch is in hand.
         given_up: For the same: from this offset on the rest of the batch was returned, and is not to be used.
     """
 
@@ -218,6 +218,14 @@ class GroupSubscription(Subscription):
         if self._batch is not None:
             self._settle_to(self._batch.base_offset + self._index)
         return await super().next_batch()
+
+    async def get(self, timeout: float | None = None) -> Delivered:  # noqa: ASYNC109 - as in Subscription
+        """See `Subscription.get`; asking acknowledges the message before, with ``auto_ack``."""
+        delivered = await super().get(timeout)
+        self._asked_at = self._loop.time()
+        if self._batch is None:
+            self.at = delivered.offset  # the last of its batch, and the only one in hand
+        return delivered
 
     def _open(self, item: Item) -> DeliveredBatch:
         position, batch, skip, stop, deliveries = item
@@ -430,6 +438,7 @@ class GroupSubscription(Subscription):
         for item in items:
             self._held[0] += item.stop - item.skip
             self._held[1] += len(item.batch.data)
+        position.next = max(position.next, expected)
         self._queue += items
         self._tend_soon()
         waiter = self._waiter

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from portask.contracts import GroupState
+from portask.contracts import LATEST, GroupState
 from portask.core import group_state
 from portask.core.dead_letters import DeadLetters, Rewrite
 from portask.core.group_delivery import GroupDelivery
 from portask.core.groups import Group, Member, Seat, Settings, Share
 from portask.core.partitions import Partition, Subscription
 from portask.core.ranges import NEVER, Range
-from portask.errors import NotPermitted, PortaskError, UnknownGroup
+from portask.errors import NotPermitted, PortaskError, UnknownGroup, UnknownPartition
 from portask.messages import TopicPartition
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Coordinator:
 
     def verify(self, share: Share, end: int) -> None:
         """Compares a share that was restored with the log, once both are known."""
-        lost = share.verify(end)
+        lost = 0 if share.verified else share.verify(end)
         if lost:
             log.error(
                 "the log lost records that a group had seen",
@@ -267,11 +267,11 @@ class Coordinator:
             self._save(share)
 
     def _save(self, share: Share, done: Saved | None = None) -> None:
-        if self._store is None:
-            return
+        group = share.group
         share.unsaved = 0
         self._unsaved.pop(share, None)
-        group = share.group
+        if self._store is None or self.groups.get(group.name) is not group:
+            return  # it was dropped
 
         def saved(error: PortaskError | None) -> None:
             if done is not None:
@@ -303,3 +303,10 @@ class Coordinator:
         share.restore(state.ranges)
         share.acknowledged, share.redelivered, share.dead_lettered, share.skipped = state.counts
         self.behind.clear()  # nobody is there yet
+
+        def found(end: int, error: PortaskError | None) -> None:
+            if error is None or isinstance(error, UnknownPartition):
+                self.verify(share, max(0, end))
+
+        # now, before the log grows again: what it lost and gives out anew must not count as known
+        self._broker.storage.lookup(partition.key, LATEST, found)

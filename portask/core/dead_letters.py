@@ -53,6 +53,7 @@ class DeadLetters:
         self._hub = hub
         self._rewrite = rewrite
         self._reading: set[Share] = set()
+        self._failing: set[Share] = set()
 
     def bury(self, now: int) -> None:
         """One read for every share that gave something up; the rest follows in the next turn."""
@@ -143,6 +144,7 @@ class DeadLetters:
             if error is not None:
                 self._later(share, first, last, now, error)
                 return
+            self._failing.discard(share)
             target.next = offset + written.count
             target.fresh.clear()  # readers go to the storage
             self._broker.touch(target)
@@ -151,11 +153,13 @@ class DeadLetters:
         self._broker.storage.append(target.key, written, now, stored)
 
     def _later(self, share: Share, first: int, last: int, now: int, error: PortaskError) -> None:
-        log.error(
-            "dead letters could not be stored; tried again later",
-            group=share.group.name,
-            partition=str(share.partition.key),
-            offsets=(first, last),
-            reason=str(error),
-        )
+        if share not in self._failing:  # once, and not for each of thousands
+            self._failing.add(share)
+            log.error(
+                "dead letters could not be stored; tried again later",
+                group=share.group.name,
+                partition=str(share.partition.key),
+                first=first,
+                reason=str(error),
+            )
         share.bury_later(first, last, now + max(share.group.settings.ack_wait, _RETRY))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +121,35 @@ def test_a_member_that_had_enough_leaves_the_rest_to_others(broker: Running, top
     refused = run(*wanted, "--ack-wait", "5s")
     assert refused.code == 1
     assert "ack_wait" in refused.err
+
+
+def test_a_group_goes_on_after_its_broker_was_killed(
+    serving: Callable[..., Running],
+    toml: Callable[[str], str],
+    tmp_path: Path,
+    topic: str,
+) -> None:
+    path = tmp_path / "log"
+    settings = toml(f"[storage]\nvariant = 'segment-log'\n[storage.options]\npath = '{path}'")
+    first = serving("--config", settings, "--log-level", "warning")
+    with sync.connect(first.url) as client:
+        client.create_topic(topic)
+        one = Shell(first, topic)
+        until(lambda: len(client.groups()) == 1)
+        client.publish_many(topic, [b"%d" % number for number in range(2000)])
+        until(lambda: len(one.lines) >= 1000)
+        client.publish_many(topic, [b"%d" % number for number in range(2000, 3000)])
+        first.end(signal.SIGKILL)
+    one.end()
+    second = serving("--config", settings, "--log-level", "warning")
+    with sync.connect(second.url) as client:
+        assert client.groups("g")[0].members == []
+        another = Shell(second, topic)
+        try:
+            until(lambda: client.groups("g")[0].lag == 0)
+        finally:
+            another.end()
+    assert {*one.lines, *another.lines} == {str(number) for number in range(3000)}
 
 
 def test_what_cannot_be_printed_is_left_to_others(broker: Running, topic: str) -> None:

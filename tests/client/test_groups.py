@@ -260,6 +260,16 @@ async def test_the_message_that_is_left_with_is_not_done_and_those_behind_were_n
         ]
 
 
+async def test_one_by_one_all_but_the_last_are_done(broker: RunningBroker) -> None:
+    async with connect(broker.url) as client:
+        await client.publish_many("jobs", [b"%d" % number for number in range(10)])
+        async with client.subscribe("jobs", "earliest", group="g") as subscription:
+            assert [(await subscription.get(5)).offset for _ in range(10)] == list(range(10))
+            assert list(subscription.positions.values()) == [10]
+        (info,) = await client.groups("g")
+        assert (info.partitions[0].committed, info.lag) == (9, 1)
+
+
 async def test_draining_leaves_nothing_behind(broker: RunningBroker) -> None:
     async with connect(broker.url) as other:
         client = await connect(broker.url)

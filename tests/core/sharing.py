@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from portask.contracts import EARLIEST, Storage
 from portask.core.broker import Broker, Options
 from portask.core.groups import Share
 from portask.messages import Message
 from portask.server.dead_letters import rewrite
 from portask.wire import batches, control, windows
-from portask.wire.frames import WINDOW, Opcode
+from portask.wire.frames import DEFAULT_LIMIT, WINDOW, Opcode
 from tests.core.talking import LOTS, Client, Desk, batch_of, records
 
 MS = 1000
@@ -87,7 +89,7 @@ class Member:
 
     def __init__(self, desk: Sharing, group: str, options: dict[str, object]) -> None:
         self.desk = desk
-        self.client: Client = desk.client()
+        self.client: Client = desk.client(max_frame=cast("int", options.pop("max_frame", DEFAULT_LIMIT)))
         self.channels: dict[tuple[str, int], int] = {}
         self.error: control.Error | None = None
         self.ack_wait = 0

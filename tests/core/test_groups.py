@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from portask.contracts import LATEST
 from portask.core.broker import Options
+from portask.reference.storage import MemoryStorage
 from portask.wire import control
 from portask.wire.frames import Opcode
 from tests.core.sharing import MS, Sharing, read_all
@@ -348,3 +349,106 @@ def test_a_draining_broker_delivers_no_more() -> None:
     desk.broker.drain(desk.now)
     member.ack((0, 4))
     assert member.take() == []
+
+
+def test_a_log_that_lost_its_end_gives_its_offsets_to_records_that_nobody_saw() -> None:
+    before = Sharing()
+    member = before.member()
+    before.publish(100)
+    member.take()
+    member.ack((0, 49), (60, 99))
+    before.settle(SECOND)
+    after = MemoryStorage()  # as after a power loss: the group's state was kept, the end of the log was not
+    for group, partition, state in before.storage.load_groups():  # type: ignore[attr-defined]
+        after.save_group(group, partition, state, lambda error: None)
+        after.append(partition, batch_of(*(b"%d" % number for number in range(55))), 1, lambda *_: None)
+    desk = Sharing(storage=after)
+    desk.publish(10)  # at offsets that were acknowledged, when they were other records'
+    member = desk.member()
+    assert member.offsets() == list(range(50, 65))
+    assert desk.info().lag == 15
+
+
+def test_a_state_that_cannot_be_read_loses_no_record() -> None:
+    storage = MemoryStorage()
+    desk = Sharing(storage=storage)
+    desk.publish(10)
+    storage.save_group("g", desk.broker.topics["jobs"].partitions[0].key, b"?", lambda error: None)
+    again = Sharing(storage=storage)
+    assert again.member(start=LATEST).offsets() == list(range(10))
+
+
+def test_a_group_is_saved_where_it_begins_before_anything_is_delivered() -> None:
+    storage = MemoryStorage()
+    desk = Sharing(storage=storage)
+    desk.publish(10)
+    desk.member(start=LATEST)
+    desk.publish(5)
+    after = Sharing(storage=storage)  # the first broker was killed
+    assert after.member(start=LATEST).offsets() == list(range(10, 15))
+
+
+def test_topics_and_their_partitions_are_found_again() -> None:
+    storage = MemoryStorage()
+    desk = Sharing(storage=storage, partitions=3)
+    desk.publish(1)
+    desk.member()
+    again = Sharing(storage=storage)
+    assert len(again.broker.topics["jobs"].partitions) == 3  # two of them by the group that waits there
+    assert again.broker.topics["jobs"].partitions[0].next == 1
+
+
+def test_dead_letters_that_cannot_be_stored_are_tried_again() -> None:
+    storage = MemoryStorage(max_bytes=3000)
+    desk = Sharing(storage=storage)
+    member = desk.member(max_deliveries=1, ack_wait=100)
+    desk.publish(1)
+    while desk.share().partition.next == desk.published:
+        desk.publish(1, ttl=100_000 + desk.published)  # no two are gathered
+    desk.publisher.errors()
+    full = desk.share().partition.next
+    member.take()
+    member.nack((0, full - 1))
+    assert desk.share().dead_lettered < full
+    assert desk.share().lag > 0
+    storage._max_bytes = 1 << 30
+    desk.settle(2 * SECOND)
+    assert desk.share().dead_lettered == full
+    assert desk.share().lag == 0
+    assert len(read_all(desk, "jobs.dead")) == full
+
+
+def test_thousands_of_ranges_are_saved_in_bounds() -> None:
+    storage = MemoryStorage()
+    desk = Sharing(storage=storage)
+    member = desk.member()
+    desk.publish(20_000, 500)
+    member.take()
+    for start in range(0, 20_000, 1000):
+        member.ack(*[(offset, offset) for offset in range(start, start + 1000, 2)])
+    desk.settle(SECOND)
+    assert len(desk.share().outstanding) == 10_000
+    ((_, _, state),) = storage.load_groups()
+    assert len(state) < 64 * 1024
+    again = Sharing(storage=storage)
+    got = set(again.member().offsets())
+    assert {offset for offset in range(20_000) if offset % 2} <= got
+
+
+def test_a_member_that_takes_only_small_frames_gives_way_to_one_that_takes_large_ones() -> None:
+    desk = Sharing()
+    small = desk.member(max_frame=8192)
+    desk.publisher.publish(batch_of(b"x" * 20_000))
+    desk.settle()
+    assert small.client.hung_up
+    assert len(desk.member().offsets()) == 1
+
+
+def test_a_batch_as_large_as_a_frame_may_be_has_room_for_its_window() -> None:
+    desk = Sharing(Options(max_frame=65_536))
+    member = desk.member(max_frame=65_536)
+    overhead = len(batch_of(b"x" * 60_000).data) - 60_000
+    desk.publisher.publish(batch_of(b"x" * (65_536 - overhead)))
+    desk.settle()
+    assert desk.share().partition.next == 1
+    assert member.offsets() == [0]
