@@ -127,8 +127,8 @@ def arms(jobs: Sequence[Job], entries: Sequence[Entry]) -> list[Arm]:
 
 
 def _applies(job: Job, entry: Entry) -> bool:
-    needed = workloads.get(job.workload).applies
-    return not needed or needed in entry.capabilities
+    needed = {workloads.get(job.workload).applies, job.applies} - {""}
+    return needed <= entry.capabilities
 
 
 def run_suite(

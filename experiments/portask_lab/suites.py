@@ -7,9 +7,9 @@ Budgets, seconds of wall time on two cores. Profile ``quick`` must end within 4 
 
 ============================================  =======  ==================================================
 conformance                                      15    every variant, in processes of their own
-serialization, compression, allocation           55
-rings, pools, workers, storage, memory           43
-throughput, latency, connections, cpu           112    servers, load generators, peers
+serialization, compression, allocation           48
+rings, pools, workers, storage, memory           62    storage with brokers and peers
+throughput, latency, connections, cpu           103    servers, load generators, peers
 statistics, report and figures                   12
 ============================================  =======  ==================================================
 
@@ -98,10 +98,10 @@ SUITES = {
             "serialization",
             "Serialization",
             "How fast do messages become bytes, and bytes messages?",
-            26,
+            22,
             900,
         ),
-        Suite("compression", "Compression", "What does a smaller batch cost?", 22, 900),
+        Suite("compression", "Compression", "What does a smaller batch cost?", 19, 900),
         Suite(
             "allocation",
             "Allocation",
@@ -111,15 +111,22 @@ SUITES = {
             (3, 5),
             timed=False,
         ),
-        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 13, 600),
+        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 12, 600),
         Suite("pools", "Buffer pools", "What does a buffer cost?", 5, 120),
         Suite("workers", "Workers", "What does it cost to leave the loop, and what does it bring?", 7, 240),
-        Suite("storage", "Storage", "How fast are batches stored and read?", 6, 300),
+        Suite(
+            "storage",
+            "Storage",
+            "How fast are batches stored, acknowledged and read, and a log found again?",
+            24,
+            600,
+            (2, 8),
+        ),
         Suite(
             "memory",
             "Memory of queued messages",
             "How much memory do 100,000 waiting messages take?",
-            12,
+            14,
             240,
             (3, 5),
             timed=False,
@@ -128,7 +135,7 @@ SUITES = {
             "throughput",
             "Network throughput",
             "How many messages a second go from client to client?",
-            28,
+            25,
             1200,
             (2, 5),
         ),
@@ -136,7 +143,7 @@ SUITES = {
             "latency",
             "End-to-end latency",
             "How long does a message take, under which load?",
-            38,
+            34,
             1800,
             (2, 5),
         ),
@@ -144,12 +151,12 @@ SUITES = {
             "connections",
             "Connections",
             "How many clients can be connected, all alive?",
-            13,
+            12,
             600,
             (1, 3),
             timed=False,
         ),
-        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 33, 900, (1, 5)),
+        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 32, 900, (1, 5)),
     )
 }
 
@@ -164,6 +171,7 @@ class Job(msgspec.Struct, frozen=True):
         samples: Timed samples (not for workloads that measure themselves).
         group: Jobs of one group share a process.
         controlled: Whether the A/A control runs it.
+        applies: Capability that a variant must claim for it, or empty.
     """
 
     workload: str
@@ -172,6 +180,7 @@ class Job(msgspec.Struct, frozen=True):
     samples: int
     group: str
     controlled: bool
+    applies: str = ""
 
 
 def choose(names: Sequence[str] | None) -> list[Suite]:
@@ -212,7 +221,9 @@ def jobs(
                 group = (
                     f"{plan.workload}#{number}{corpus}" if plan.alone else workloads.get(plan.workload).family
                 )
-                made.append(Job(plan.workload, chosen, seconds, profile.samples, group, plan.controlled))
+                made.append(
+                    Job(plan.workload, chosen, seconds, profile.samples, group, plan.controlled, plan.applies)
+                )
     return made
 
 

@@ -92,3 +92,45 @@ PEERS = (
     _peer("zeromq", "zeromq:ZeroMq", "ZeroMQ through a forwarding device, pyzmq", "zmq=pyzmq"),
 )
 """Their rows in the comparisons."""
+
+
+def _store(name: str, target: str, summary: str, *needs: str, requires: str) -> Yardstick:
+    entry = Entry("storage", name, f"portask_lab.peers.durable:{target}", summary, needs, requires=requires)
+    return Yardstick("peer", entry)
+
+
+_VALKEY = "portask_lab.peers.valkey:why_not"
+_NATS = "portask_lab.peers.nats:why_not"
+STORES = (
+    _store(
+        "valkey-aof-everysec",
+        "ValkeyEverySecond",
+        "Valkey streams, AOF synced every second",
+        "redis",
+        "hiredis",
+        requires=_VALKEY,
+    ),
+    _store(
+        "valkey-aof-always",
+        "ValkeyAlways",
+        "Valkey streams, AOF synced always",
+        "redis",
+        "hiredis",
+        requires=_VALKEY,
+    ),
+    _store(
+        "jetstream-file-2m",
+        "JetStreamTwoMinutes",
+        "JetStream files, synced every 2 min",
+        "nats=nats-py",
+        requires=_NATS,
+    ),
+    _store(
+        "jetstream-file-always",
+        "JetStreamAlways",
+        "JetStream files, synced always",
+        "nats=nats-py",
+        requires=_NATS,
+    ),
+)
+"""Rows beside the storages, each a server and a mode."""

@@ -173,6 +173,7 @@ class Plan(msgspec.Struct, frozen=True):
         alone: One process for each parameter set, instead of one for all jobs of the family.
         controlled: Whether the A/A control runs it too. Only for work so long that the budget forbids it.
         full_corpora: Corpora in profile ``full``; ``None`` for the same.
+        applies: Capability that a variant must claim for these cases, beside the workload's own, or empty.
     """
 
     suite: str
@@ -184,6 +185,7 @@ class Plan(msgspec.Struct, frozen=True):
     alone: bool = False
     controlled: bool = True
     full_corpora: tuple[str, ...] | None = None
+    applies: str = ""
 
 
 class Latencies(msgspec.Struct):

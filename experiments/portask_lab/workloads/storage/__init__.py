@@ -1,8 +1,11 @@
-"""Storage: how fast batches are stored and read, and the memory that queued messages take.
+"""Storage: how fast batches are stored, acknowledged, read and found again, and the memory that queued messages take.
 
 Every case names its durability, and only storages that promise just that are measured in it: a variant that has modes
 is made in the mode of that name (``segment-log`` in all of them), any other takes part where its promise is the same.
 So ``os`` is never laid beside ``memory`` as if both had done the same work.
+
+`storage.published` goes through a whole broker and Python clients; there other products stand beside it, each in a mode
+that its name states and that comes nearest to the case's.
 
 This module only declares; `driving` says how a storage is driven, the work is in the other modules.
 """
@@ -12,15 +15,33 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from portask_lab.peers import STORES
 from portask_lab.workloads import Metric, Params, Plan, Workload
 
-MODES = ("memory", "os", "synced")
 PAYLOAD = 64
 
 _RATE = Metric("rate", "msg/s", "higher")
+_WAITED = (Metric("p50", "µs", "lower", 1), Metric("p99", "µs", "lower", 1))
+_ACKED = (_RATE, *_WAITED, Metric("grouped", "appends/sync", "none", 1))
 WORKLOADS: tuple[Workload, ...] = (
     Workload("storage.append", "storage", "Append", "append", (_RATE,)),
     Workload("storage.read", "storage", "Read", "read on", (_RATE,)),
+    Workload("storage.acks", "storage", "Acks", "producers that wait for their ack", _ACKED),
+    Workload(
+        "storage.recovery",
+        "storage",
+        "Recovery",
+        "opening what a killed process left",
+        (Metric("time", "ms", "lower", 1), Metric("speed", "MB/s", "none")),
+    ),
+    Workload(
+        "storage.published",
+        "storage",
+        "Published",
+        "publishing until it is acknowledged, Python clients",
+        (_RATE, *_WAITED),
+        STORES,
+    ),
     Workload(
         "storage.queued",
         "storage",
@@ -37,39 +58,139 @@ WORKLOADS: tuple[Workload, ...] = (
 )
 
 
-def _appends(batch: int, turn: int) -> list[Params]:
-    return [{"batch": batch, "turn": turn, "durability": mode} for mode in MODES]
+_SIZE = 100
+"""Bytes a payload that goes through a broker."""
 
 
-def _reads(batch: int) -> list[Params]:
-    return [{"batch": batch, "durability": mode} for mode in MODES]
+def _each(modes: tuple[str, ...], *cases: Params) -> tuple[Params, ...]:
+    """Every case in each of the modes."""
+    return tuple({**case, "durability": mode} for case in cases for mode in modes)
 
 
-def _queued(count: int) -> list[Params]:
-    return [{"messages": count, "payload": PAYLOAD, "durability": mode} for mode in ("memory", "os")]
+def _published(*shapes: tuple[int, int]) -> tuple[Params, ...]:
+    return tuple({"producers": producers, "at_once": at_once, "size": _SIZE} for producers, at_once in shapes)
 
 
-_COUNTS = (25_000, 50_000, 100_000, 200_000)
+def _recoveries(*sizes: int, batch: int = 64, index: str = "kept") -> tuple[Params, ...]:
+    cases: list[Params] = [{"megabytes": size, "batch": batch, "index": index} for size in sizes]
+    return _each(("os",), *cases)
+
+
+_APPENDS: tuple[Params, ...] = ({"batch": 1, "turn": 1}, {"batch": 1, "turn": 16}, {"batch": 100, "turn": 16})
+_MORE_APPENDS: tuple[Params, ...] = (*_APPENDS, {"batch": 100, "turn": 1})
+_READS: tuple[Params, ...] = ({"batch": 1}, {"batch": 100})
+_ACKS: tuple[Params, ...] = ({"producers": 1, "batch": 1}, {"producers": 100, "batch": 1})
+_PIPELINED: Params = {"producers": 100, "batch": 100}
+_MORE_ACKS: tuple[Params, ...] = (*_ACKS, _PIPELINED, {"producers": 1000, "batch": 1})
+_QUEUES: tuple[Params, ...] = tuple(
+    {"messages": count, "payload": PAYLOAD} for count in (25_000, 50_000, 100_000, 200_000)
+)
+
+
+def _flat_out(modes: tuple[str, ...], applies: str) -> tuple[Plan, ...]:
+    """Appending and reading where nothing waits for a device: some milliseconds a sample are enough."""
+    return (
+        Plan(
+            "storage",
+            "storage.append",
+            ("tiny",),
+            _each(modes, *_APPENDS),
+            _each(modes, *_MORE_APPENDS),
+            seconds=(0.06, 0.5),
+            full_corpora=("tiny", "real"),
+            applies=applies,
+        ),
+        Plan(
+            "storage",
+            "storage.read",
+            ("tiny",),
+            _each(modes, *_READS),
+            full_corpora=("tiny", "real"),
+            applies=applies,
+        ),
+    )
+
+
+def _acks(quick: tuple[Params, ...], full: tuple[Params, ...], applies: str) -> Plan:
+    return Plan(
+        "storage",
+        "storage.acks",
+        ("tiny",),
+        quick,
+        full,
+        seconds=(0.15, 3.0),
+        controlled=False,
+        applies=applies,
+    )
+
+
 PLANS: tuple[Plan, ...] = (
-    Plan(
+    *_flat_out(("memory",), ""),
+    *_flat_out(("os",), "durable"),
+    Plan(  # quick has the pipelined acks instead: a sample here must last many syncs to be worth anything
         "storage",
         "storage.append",
         ("tiny",),
-        (*_appends(1, 1), *_appends(1, 16), *_appends(100, 16)),
-        (*_appends(1, 1), *_appends(1, 16), *_appends(100, 1), *_appends(100, 16)),
-        full_corpora=("tiny", "real"),
+        (),
+        _each(("synced",), *_MORE_APPENDS),
+        seconds=(1.0, 5.0),
+        applies="durable",
     ),
-    Plan("storage", "storage.read", ("tiny",), (*_reads(1), *_reads(100)), full_corpora=("tiny", "real")),
+    _acks(_each(("memory",), *_ACKS), _each(("memory",), *_MORE_ACKS), ""),
+    _acks(
+        (*_each(("os", "synced"), *_ACKS), *_each(("synced",), _PIPELINED)),
+        _each(("os", "synced"), *_MORE_ACKS),
+        "durable",
+    ),
+    Plan(
+        "storage",
+        "storage.recovery",
+        quick=_recoveries(16, 64),
+        full=(
+            *_recoveries(16, 64, 256, 1024),
+            *_recoveries(64, 1024, index="missing"),
+            *_recoveries(64, batch=1),
+        ),
+        controlled=False,
+        applies="durable",
+    ),
+    Plan(
+        "storage",
+        "storage.published",
+        quick=_each(("os", "synced"), *_published((100, 1))),
+        full=_each(("os", "synced"), *_published((1, 1), (100, 1), (4, 250))),
+        seconds=(0.4, 5.0),
+        controlled=False,
+        applies="durable",
+    ),
+    Plan(
+        "storage",
+        "storage.published",
+        quick=(),
+        full=_each(("memory",), *_published((1, 1), (100, 1), (4, 250))),
+        seconds=(0.4, 5.0),
+        controlled=False,
+    ),
+    Plan("memory", "storage.queued", quick=_each(("memory",), *_QUEUES), alone=True, controlled=False),
     Plan(
         "memory",
         "storage.queued",
-        quick=tuple(params for count in _COUNTS for params in _queued(count)),
+        quick=_each(("os",), _QUEUES[0], _QUEUES[2]),
+        full=_each(("os",), *_QUEUES),
         alone=True,
         controlled=False,
+        applies="durable",
     ),
 )
 
-_MODULES = {"Append": "throughput", "Read": "throughput", "Queued": "queued"}
+_MODULES = {
+    "Append": "throughput",
+    "Read": "throughput",
+    "Acks": "acks",
+    "Recovery": "recovery",
+    "Published": "published",
+    "Queued": "queued",
+}
 
 
 def __getattr__(name: str) -> Any:

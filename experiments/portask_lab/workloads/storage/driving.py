@@ -46,16 +46,11 @@ class Driven:
     def __init__(
         self, entry: Entry, durability: str, *, folder: str | Path | None = None, **options: Any
     ) -> None:
-        known = inspect.signature(entry.load()).parameters
         self._own: tempfile.TemporaryDirectory[str] | None = None
-        given = {name: value for name, value in options.items() if name in known}
-        if "mode" in known:
-            given["mode"] = durability
-        if "path" in known:
-            if folder is None:
-                self._own = tempfile.TemporaryDirectory(prefix="portask-lab-")
-                folder = self._own.name
-            given["path"] = Path(folder) / "log"
+        if folder is None and "path" in _known(entry):
+            self._own = tempfile.TemporaryDirectory(prefix="portask-lab-")
+            folder = self._own.name
+        given = options_for(entry, durability, folder or "", **options)
         self.storage: Any = None
         try:
             if self._own is not None and durability == "synced":
@@ -141,6 +136,24 @@ class Driven:
         self._woken.clear()  # first: what completes from here on notifies again
         assert self._poll is not None  # noqa: S101 - only a storage that is polled can wake us
         self._poll()
+
+
+def options_for(entry: Entry, durability: str, folder: str | Path, **options: Any) -> dict[str, Any]:
+    """Options that make a variant promise a durability, if it has modes, and keep files in ``folder``, if it has any.
+
+    Of ``options`` those that it knows.
+    """
+    known = _known(entry)
+    given = {name: value for name, value in options.items() if name in known}
+    if "mode" in known:
+        given["mode"] = durability
+    if "path" in known:
+        given["path"] = str(Path(folder) / "log")
+    return given
+
+
+def _known(entry: Entry) -> frozenset[str]:
+    return frozenset(inspect.signature(entry.load()).parameters)
 
 
 def _on_a_device(folder: Path) -> None:

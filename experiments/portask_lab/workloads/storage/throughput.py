@@ -111,10 +111,14 @@ class _Storage:
 
 
 class Append(_Storage):
-    """One append an iteration, into a storage that was empty before the sample."""
+    """One append an iteration, into a storage that held one batch before the sample."""
 
     def before(self, iterations: int) -> None:
-        """A fresh storage, large enough to hold the sample."""
+        """A fresh storage, large enough to hold the sample. Its first append makes files, and is not timed."""
+        self._renew(iterations)
+        self.fill(1)
+
+    def _renew(self, iterations: int) -> None:
         self.close()
         needed = sum(len(batch.data) for batch in self.parsed) * (iterations // len(self.parsed) + 1)
         self.driven = Driven(self.entry, self.durability, max_bytes=2 * needed + _MARGIN)
@@ -126,7 +130,7 @@ class Append(_Storage):
     def verify(self) -> None:
         """What was appended is what is read: every record, in order, with its payload."""
         super().verify()
-        self.before(1)
+        self._renew(1)
         count = min(500, len(self.parsed))
         wanted = self.fill(count)
         super().verify()

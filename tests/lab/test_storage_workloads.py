@@ -1,0 +1,177 @@
+"""Storage workloads: driven as a broker does, and a storage that cheats gets no figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portask import registry
+from portask.contracts import Appended, Durability, Read
+from portask.errors import PortaskError
+from portask.messages import Buffer, RecordBatch, TopicPartition
+from portask.reference.storage import MemoryStorage
+from portask.registry import Entry
+from portask_lab import blocks, suites, workloads
+from portask_lab.corpora.load import load
+from portask_lab.suites import QUICK
+from portask_lab.workloads import NotForThis, WrongResult
+from portask_lab.workloads.storage import driving, recovery
+from portask_lab.workloads.storage.driving import Driven, file_system
+
+KEY = TopicPartition("t", 0)
+LOG = registry.get("storage", "segment-log")
+
+
+def odd(name: str) -> Entry:
+    return Entry("storage", name, f"{__name__}:{name}", "breaks its promise")
+
+
+class Silent(MemoryStorage):
+    """Never calls back, and does not say that it will."""
+
+    def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
+        super().append(partition, batch, now, lambda _offset, _error: None)
+
+
+class Forgetful(MemoryStorage):
+    """Acknowledges everything, keeps all but every seventh batch."""
+
+    count = 0
+
+    def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
+        self.count += 1
+        if self.count % 7:
+            super().append(partition, batch, now, done)
+        else:
+            done(0, None)
+
+
+class Swapping(MemoryStorage):
+    """Keeps the newest batch back, so that two change places."""
+
+    held: tuple[Any, ...] | None = None
+
+    def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
+        if self.held is None:
+            self.held = (partition, batch, now, done)
+            return
+        super().append(partition, batch, now, done)
+        held, self.held = self.held, None
+        super().append(*held)
+
+
+class Unreadable(MemoryStorage):
+    """Gives nothing back."""
+
+    def read(self, partition: TopicPartition, offset: int, limit: int, done: Read) -> None:
+        nothing: Sequence[Buffer] = ()
+        done(nothing, None)
+
+
+class Optimist(MemoryStorage):
+    """Says that it syncs."""
+
+    durability = Durability.SYNCED
+
+    def flush(self, done: Any) -> None:
+        done(PortaskError("the device is gone"))
+
+
+def prepared(workload: str, entry: Entry, **params: Any) -> Any:
+    return workloads.get(workload).prepare(entry, load("tiny", 200), {"durability": "memory", **params}, 1)
+
+
+def test_a_storage_that_never_calls_back_is_caught() -> None:
+    with pytest.raises(WrongResult, match="did not complete"):
+        prepared("storage.append", odd("Silent"), batch=1, turn=1).run(3)
+    with pytest.raises(WrongResult, match="did not complete"):
+        prepared("storage.acks", odd("Silent"), batch=1, producers=2).measure(0.05)
+
+
+def test_a_storage_that_loses_or_reorders_is_caught() -> None:
+    with pytest.raises(WrongResult):
+        prepared("storage.append", odd("Forgetful"), batch=10, turn=1).verify()
+    with pytest.raises(WrongResult):
+        prepared("storage.append", odd("Unreadable"), batch=10, turn=1).verify()
+    acks = prepared("storage.acks", odd("Forgetful"), batch=10, producers=3)
+    acks.measure(0.02)
+    with pytest.raises(WrongResult):
+        acks.verify()
+    with pytest.raises(WrongResult, match="not what was appended"):
+        prepared("storage.append", odd("Swapping"), batch=10, turn=4).verify()
+
+
+def test_figures_are_of_the_durability_that_the_case_names(tmp_path: Path) -> None:
+    for mode in ("memory", "os", "synced"):
+        driven = Driven(LOG, mode, folder=tmp_path / mode)
+        assert driven.storage.durability.value == mode
+        driven.close()
+    with pytest.raises(NotForThis, match="promises memory"):
+        Driven(registry.get("storage", "memory"), "os")
+
+
+def test_a_failed_flush_and_a_failed_read_are_raised() -> None:
+    driven = Driven(odd("Optimist"), "synced")
+    with pytest.raises(PortaskError, match="the device is gone"):
+        driven.flush()
+    with pytest.raises(PortaskError, match="nothing was ever published"):
+        driven.read(KEY, 0, 100)
+    with pytest.raises(PortaskError, match="nothing was ever published"):
+        driven.lookup(KEY)
+
+
+def test_files_in_ram_are_never_called_synced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driving, "file_system", lambda folder: "tmpfs")
+    with pytest.raises(PortaskError, match="set TMPDIR"):
+        Driven(LOG, "synced")
+    Driven(LOG, "os").close()
+
+
+def test_the_file_system_is_the_one_that_the_kernel_names() -> None:
+    assert file_system(Path("/proc/self")) == "proc"
+    assert file_system(Path("/")) not in {"", "proc"}
+
+
+def test_temporary_folders_go_with_their_storage() -> None:
+    driven = Driven(LOG, "os")
+    folder = driven._own
+    assert folder is not None
+    assert Path(folder.name).is_dir()
+    driven.close()
+    driven.close()
+    assert not Path(folder.name).exists()
+
+
+def test_waiting_producers_share_syncs() -> None:
+    work = prepared("storage.acks", LOG, durability="synced", producers=50, batch=1)
+    found = work.measure(0.3)
+    work.verify()
+    work.close()
+    assert found.metrics["grouped"][0] > 2
+    assert sum(found.latencies[0].counts) > 0
+
+
+def test_a_log_that_comes_back_short_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {"megabytes": 1, "batch": 4, "index": "kept", "durability": "os"}
+    work = prepared("storage.recovery", LOG, **params)
+    assert work.measure(0).metrics["time"][0] > 0
+    work.verify()
+    more = recovery.fill_and_die
+    monkeypatch.setattr(recovery, "fill_and_die", lambda *given: more(*given) + 4)
+    work.measure(0)
+    with pytest.raises(WrongResult, match="after the crash"):
+        work.verify()
+    with pytest.raises(NotForThis, match="forgets everything"):
+        prepared("storage.recovery", registry.get("storage", "memory"), **params)
+
+
+def test_only_durable_storages_are_asked_for_durable_cases() -> None:
+    jobs = suites.jobs(suites.SUITES["storage"], QUICK, ["flights"])
+    arms = {arm.label: arm for arm in blocks.arms(jobs, registry.entries("storage"))}
+    asked = {label: {job.params["durability"] for job in arm.jobs} for label, arm in arms.items()}
+    assert asked["storage/memory"] == {"memory"}
+    assert asked["storage/segment-log"] == {"memory", "os", "synced"}
+    assert "peer/jetstream-file-always" in asked or not any("peer" in label for label in asked)
