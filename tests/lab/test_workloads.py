@@ -31,11 +31,11 @@ def cases() -> list[Any]:
     made = []
     for job in jobs():
         workload = workloads.get(job.workload)
-        rows = [*registry.entries(workload.family), *(stick.entry for stick in workload.yardsticks)]
+        needed = {workload.applies, job.applies} - {""}
+        rows = [entry for entry in registry.entries(workload.family) if needed <= entry.capabilities]
         made += [
             pytest.param(job, entry, id=f"{entry.name}-{job.workload}-{list(job.params.values())}")
-            for entry in rows
-            if not workload.applies or workload.applies in entry.capabilities
+            for entry in (*rows, *(stick.entry for stick in workload.yardsticks))
         ]
     return made
 
