@@ -15,7 +15,15 @@ import pytest
 from portask import sync
 from portask.client import Client, Delivered, Subscription, connect
 from portask.client.members import without
-from portask.errors import ClientError, CodecError, InvalidTopic, NotPermitted, RequestTimeout, UnknownGroup
+from portask.errors import (
+    ClientError,
+    CodecError,
+    InvalidTopic,
+    NotConnected,
+    NotPermitted,
+    RequestTimeout,
+    UnknownGroup,
+)
 from portask.wire import control
 from portask.wire.frames import WINDOW, Frame, Opcode
 from portask.wire.windows import pack
@@ -133,6 +141,28 @@ async def test_no_ack_in_time_and_it_comes_again(broker: RunningBroker) -> None:
         assert time.monotonic() - began > 0.05
         first.ack()  # late, and it counts all the same
         assert (await subscription.get(5)).payload == b"b"
+
+
+@pytest.mark.parametrize("server", ["asyncio-streams", "asyncio-protocol", "epoll"])
+async def test_every_server_wakes_for_what_is_due_and_for_who_left(
+    start_broker: StartBroker, server: str
+) -> None:
+    broker = start_broker({"server.variant": server})
+    async with connect(broker.url) as client:
+        waits = await client.subscribe("jobs", group="g", ack_wait=0.1, auto_ack=False)
+        await client.publish("jobs", b"x")
+        assert [(await waits.get(5)).deliveries for _ in range(3)] == [1, 2, 3]
+        await waits.close()
+        lost = await connect(broker.url, reconnect=False)
+        await lost.subscribe("left", group="h", start="earliest")
+        await client.publish("left", b"x")
+        other = await client.subscribe("left", group="h")
+        await asyncio.sleep(0.05)
+        assert lost._connector.link is not None
+        lost._connector.link.abort(NotConnected("by the test"))
+        assert (await other.get(5)).payload == b"x"  # in 30 s it would come anyway
+        with suppress(NotConnected):
+            await lost.close()
 
 
 async def test_extending_keeps_a_message(broker: RunningBroker) -> None:
