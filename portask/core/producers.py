@@ -35,8 +35,6 @@ from portask.wire import batches, control, sequences
 
 if TYPE_CHECKING:
     from portask.core.broker import Broker
-    from portask.core.session import Channel, Session
-    from portask.wire.frames import Frame
 
 PRODUCERS = 10_000
 """Pairs of a producer and a partition that are remembered: about 0.5 KB each, 3 KB when `KEPT_BATCHES` are."""
@@ -50,14 +48,14 @@ class _Sent:
         last: Its last number.
         check: Its checksum.
         end: Offset of its last record; -1 until it is stored.
-        before: The producer's last number before it; ``None`` if there was none.
+        before: The last number that it follows.
         error: Why it could not be stored.
         retries: Who else waits for the outcome.
     """
 
     __slots__ = ("before", "check", "end", "error", "first", "last", "retries")
 
-    def __init__(self, first: int, last: int, check: int, end: int, before: int | None) -> None:
+    def __init__(self, first: int, last: int, check: int, end: int, before: int) -> None:
         self.first = first
         self.last = last
         self.check = check
@@ -160,7 +158,7 @@ class ProducerTable:
         if batch.sequence == expected:
             return False
         last = sequences.last_of(batch.sequence, batch.count)
-        if not (sequences.is_before(batch.sequence, expected) and sequences.is_before(last, expected)):
+        if not sequences.is_before(last, expected):
             raise OutOfSequence(
                 f"producer {producer} sent the numbers {batch.sequence} to {last} to {partition.key}, "
                 f"where {expected} is next"
@@ -198,7 +196,8 @@ class ProducerTable:
             standing = _Standing(batch.epoch, None)
         self._keep(key, standing)
         last = sequences.last_of(batch.sequence, batch.count)
-        sent = _Sent(batch.sequence, last, batches.checksum(batch.data), -1, standing.last)
+        before = sequences.preceding(batch.sequence) if standing.last is None else standing.last
+        sent = _Sent(batch.sequence, last, batches.checksum(batch.data), -1, before)
         standing.last = last
         standing.under_way += 1
         window = standing.sent
@@ -230,7 +229,7 @@ class ProducerTable:
             if stored is not None:
                 epoch, last, end = stored
                 standing = _Standing(epoch, last)
-                standing.sent.append(_Sent(-1, last, 0, end, None))
+                standing.sent.append(_Sent(-1, last, 0, end, last))
                 self._keep(key, standing)
         return standing
 
@@ -245,30 +244,22 @@ class ProducerTable:
                 return
 
 
-def answer_retry(
-    broker: Broker, session: Session, channel: Channel, frame: Frame, batch: RecordBatch
-) -> bool:
-    """Acknowledges a PUBLISH whose batch came before; whether it did.
+def append_once(
+    broker: Broker, partition: Partition, batch: RecordBatch, done: Appended, known: Appended
+) -> None:
+    """Appends a numbered batch and calls ``done``; calls ``known`` instead if it came before and is stored."""
+    table = broker.producers
 
-    Raises:
-        PortaskError: as `ProducerTable.is_retry`.
-    """
-    slot = [frame.correlation, -1, 0]
-
-    def done(offset: int, error: PortaskError | None) -> None:
-        if not slot[0]:
-            return
-        if error is not None:
-            channel.slots.remove(slot)
-            session.flush_acks()
-            session.refuse(error, slot[0], frame.channel)
+    def repeated(offset: int, error: PortaskError | None) -> None:
+        if error is None:
+            known(offset, None)
         else:
-            slot[1] = offset
-            session.acking[frame.channel] = channel
-        broker.mark(session)
+            done(offset, error)
 
-    if not broker.producers.is_retry(channel.partition, batch, done):
-        return False
-    if slot[0]:
-        channel.slots.append(slot)
-    return True
+    try:
+        is_retry = table.is_retry(partition, batch, repeated)
+    except PortaskError as error:
+        done(-1, error)
+        return
+    if not is_retry:
+        broker.storage.append(partition.key, batch, broker.now, table.admit(partition, batch, done))

@@ -13,7 +13,7 @@ from portask.core.fetching import Fetch
 from portask.core.groups import Seat
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
 from portask.core.positions import resume_offset, start_offset
-from portask.core.producers import answer_retry
+from portask.core.producers import append_once
 from portask.core.session import Channel, Later, Session
 from portask.core.topics import check_filter, matcher
 from portask.errors import (
@@ -70,9 +70,6 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
     if broker.draining:
         raise Draining("this broker is going away: publish to another, or later")
     batch = batches.parse(frame.body, broker.options.max_raw)
-    numbered = batch.sequence and batch.producer
-    if numbered and answer_retry(broker, session, channel, frame, batch):
-        return
     partition = channel.partition
     turn = broker.turns
     size = len(batch.data)
@@ -101,8 +98,17 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
             broker.mark(session)
         broker.touch(partition)
 
-    finished = broker.producers.admit(partition, batch, done) if numbered else done
-    broker.storage.append(partition.key, batch, broker.now, finished)
+    if batch.sequence and batch.producer:
+
+        def known(offset: int, _: PortaskError | None) -> None:
+            if slot[0]:
+                slot[1] = offset
+                session.acking[number] = channel
+                broker.mark(session)
+
+        append_once(broker, partition, batch, done, known)
+    else:
+        broker.storage.append(partition.key, batch, broker.now, done)
 
 
 def _open(broker: Broker, session: Session, frame: Frame) -> None:

@@ -17,7 +17,7 @@ from portask.errors import BatchTooLarge, ConfigError, Fenced, OutOfSequence, Re
 from portask.wire import batches, control
 from portask.wire.frames import Frame, Opcode
 from portask.wire.sequences import KEPT_BATCHES
-from tests.client.peers import Peer, Proxy, ScriptedBroker
+from tests.client.peers import Handler, Peer, Proxy, ScriptedBroker, opened
 from tests.client.test_publish import everything
 from tests.client.test_reconnect import until
 from tests.conftest import RunningBroker, StartBroker
@@ -121,8 +121,8 @@ async def test_what_is_sent_again_has_the_same_bytes() -> None:
     ]
     assert receipts == [Receipt("a", 0, -1)] * 6, "the broker does not know any more where"
     assert many.ranges[0].base_offset == -1
-    opened = [control.decode(frame.body, control.Open) for frame in broker.of(Opcode.OPEN)]
-    assert [(body.producer, body.epoch, body.sequence) for body in opened] == [(77, 3, 0), (0, 0, 0)]
+    said = [control.decode(frame.body, control.Open) for frame in broker.of(Opcode.OPEN)]
+    assert [(body.producer, body.epoch, body.sequence) for body in said] == [(77, 3, 0), (0, 0, 0)]
 
 
 # ── what is not stored ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,8 +182,8 @@ async def test_a_batch_too_large_for_the_next_broker_is_given_up() -> None:
         with pytest.raises(BatchTooLarge):
             await large
         assert (await small).offset == 0
-    opened = [control.decode(frame.body, control.Open).sequence for frame in broker.of(Opcode.OPEN)]
-    assert opened[-1] == 2
+    said = [control.decode(frame.body, control.Open).sequence for frame in broker.of(Opcode.OPEN)]
+    assert said[-1] == 2
 
 
 async def test_a_gap_that_nothing_explains_is_told_once(broker: RunningBroker) -> None:
@@ -245,16 +245,56 @@ async def test_a_restarted_broker_knows_what_it_has(
 
 async def test_another_broker_takes_the_numbers_as_they_come(start_broker: StartBroker) -> None:
     first, second = start_broker(), start_broker()
-    async with connect([first.url, second.url], **QUICK) as client:
-        for here in (first, second):
-            assert client.address == f"127.0.0.1:{here.port}"
-            for number in numbers(3):
+    async with (
+        Proxy(first.port) as one,
+        Proxy(second.port) as other,
+        connect([one.url, other.url], **QUICK) as client,
+    ):
+        for round_, (here, there) in enumerate([(one, other), (other, one), (one, other)]):
+            there.refusing, here.refusing = True, False
+            there.cut()
+            for number in numbers(3, 3 * round_):
                 await client.publish("a", number)
-            assert await payloads(client) == numbers(3)
-            if here is first:
-                await asyncio.to_thread(first.stop)
-                await asyncio.to_thread(start_broker, {"server.port": first.port})
-                await until(lambda: client.address.endswith(str(second.port)) and client.connected)
+            assert client.address.endswith(str(here.port))
+        assert await payloads(client) == numbers(3) + numbers(3, 6)
+
+
+async def test_what_is_given_up_while_the_channel_opens_is_said_too() -> None:
+    held: list[tuple[Peer, Frame]] = []
+
+    def open_slowly(peer: Peer, frame: Frame) -> None:
+        if len(broker.peers) == 2 and not held:
+            held.append((peer, frame))
+        else:
+            opened(peer, frame)
+
+    def hang_up_first(peer: Peer, frame: Frame) -> None:
+        if len(broker.peers) == 1:
+            peer.writer.transport.abort()
+        else:
+            body = control.encode_puback([0])
+            peer.connection.send(Opcode.PUBACK, body, frame.correlation, frame.channel)
+
+    handlers: dict[int, Handler] = {Opcode.OPEN: open_slowly, Opcode.PUBLISH: hang_up_first}
+    async with (
+        ScriptedBroker(handlers) as broker,
+        connect(broker.url, request_timeout=0.5, **QUICK) as client,
+    ):
+        await client.create_topic("a")
+        doomed = client.publish_nowait("a", b"1")
+        await until(lambda: held)
+        client._publisher._channels[1].waiting[0].deadline = 0
+        with pytest.raises(RequestTimeout):
+            await doomed
+        kept = client.publish_nowait("a", b"2")
+        await asyncio.sleep(0)
+        peer, frame = held[0]
+        opened(peer, frame)
+        peer.flush()
+        assert (await kept).offset == 0
+    said = [control.decode(frame.body, control.Open).sequence for frame in broker.of(Opcode.OPEN)]
+    assert said == [0, 0, 2]
+    assert batches.parse(broker.of(Opcode.PUBLISH)[-1].body).sequence == 2
 
 
 async def test_who_takes_over_shuts_the_former_out(broker: RunningBroker) -> None:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from portask.contracts import Producers, Storage
+from portask.contracts import Appended, Producers, Storage
 from portask.core import producers
 from portask.core.partitions import Partition
 from portask.errors import PortaskError
@@ -299,6 +299,25 @@ def test_a_failed_append_fails_its_retries_and_takes_its_numbers_back() -> None:
     assert stored(storage.inner) == [b"1", b"2"]
 
 
+def test_nothing_is_stored_behind_a_first_batch_that_failed() -> None:
+    desk, storage, client = late()
+    storage.failing = {b"1"}
+    client.publish(sent(b"1", first=1))
+    desk.settle()
+    storage.finish_all()
+    storage.failing = set()
+    desk.settle()
+    ahead = client.publish(sent(b"2", first=2))
+    desk.settle()
+    assert client.codes()[-1] == (ahead, "out-of-sequence")
+    for number in (1, 2):
+        client.publish(sent(b"%d" % number, first=number))
+    desk.settle()
+    storage.finish_all()
+    desk.settle()
+    assert client.acked() == [0, 1]
+
+
 def test_a_failure_that_others_were_stored_behind_stays_one() -> None:
     desk, storage, client = late()
     storage.failing = {b"1"}
@@ -325,6 +344,61 @@ def test_a_refusal_does_not_hold_up_acks() -> None:
     assert client.codes() == [(full, "storage-full"), (behind, "out-of-sequence")]
     assert client.session.unacked == 0
     desk.storage = MemoryStorage()
+
+
+def test_who_sends_more_than_it_may_is_not_acknowledged_early() -> None:
+    desk, storage, client = late()
+    count = sequences.KEPT_BATCHES + 4
+    for number in range(1, count + 1):
+        client.publish(sent(b"%d" % number, first=number))
+    desk.settle()
+    other = desk.client()
+    other.open("a")
+    other.publish(sent(b"1", first=1))
+    desk.settle()
+    assert not other.acks()
+    storage.finish_all()
+    desk.settle()
+    assert other.acked() == [0]
+    assert len(stored(storage.inner)) == count
+
+
+def test_who_has_something_under_way_is_not_forgotten() -> None:
+    table = producers.ProducerTable(LaterStorage(), limit=2)
+    partition = Partition(KEY, 0)
+    ended: list[int] = []
+
+    def publish(producer: int) -> tuple[bool, Appended]:
+        batch = batches.parse(sent(b"x", first=1, producer=producer))
+        retry = table.is_retry(partition, batch, lambda offset, _: ended.append(offset))
+        return retry, ended.append if retry else table.admit(partition, batch, lambda offset, _: None)  # type: ignore[return-value]
+
+    first = publish(1)[1]
+    for producer in (2, 3, 4, 5):
+        publish(producer)[1](producer, None)
+    assert publish(1)[0]
+    assert not ended
+    first(70, None)
+    assert ended == [70]
+    publish(6)[1](6, None)
+    publish(7)[1](7, None)
+    assert len(table) == 2
+
+
+def test_a_failure_does_not_take_back_what_was_given_up_since() -> None:
+    desk, storage, client = late()
+    storage.failing = {b"1"}
+    client.publish(sent(b"1", first=1))
+    desk.settle()
+    client.connection.send_control(Opcode.OPEN, control.Open("a", producer=ID, sequence=5), 77, 1)
+    desk.settle()
+    storage.finish_all()
+    desk.settle()
+    client.publish(sent(b"5", first=5))
+    desk.settle()
+    storage.finish_all()
+    desk.settle()
+    assert client.acked() == [0]
 
 
 # ── whatever happens ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -476,7 +550,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 def test_the_machine_runs_over_a_storage_with_a_table() -> None:
