@@ -22,7 +22,8 @@ from typing import Self
 from portask import registry
 from portask.client.codecs import Decoder, Encoder, as_message, chosen
 from portask.client.connector import Connector
-from portask.client.members import GroupSubscription, Membership, milliseconds
+from portask.client.leases import Membership, milliseconds
+from portask.client.members import GroupSubscription
 from portask.client.options import Address, Options
 from portask.client.pending import Pending
 from portask.client.positions import Start, parse_start

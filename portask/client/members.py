@@ -20,12 +20,10 @@ hand.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from portask.client.leases import Mailbox, MemberPosition, Membership, Range, without
 from portask.client.positions import Position
 from portask.client.results import Delivered, DeliveredBatch
 from portask.client.subscription import PINNED, Item, Subscription
@@ -44,68 +42,6 @@ _TEND_MOST = 0.25  # seconds between looks at what is held
 _RANGES = 1000  # in one frame
 _UNREADABLE_DELAY = 1.0  # seconds until a batch that cannot be decoded here is tried elsewhere
 _NOWHERE = 1 << 63  # an offset above all others
-_DAY = 86_400.0
-
-Range = tuple[int, int]
-
-
-class Membership(NamedTuple):
-    """What a member asks for; ``None`` is as the group has it, or the broker's default for a new group."""
-
-    group: str
-    ack_wait: int | None
-    max_deliveries: int | None
-    dead_letter: str | None
-    auto_ack: bool
-
-
-def milliseconds(name: str, seconds: float | timedelta | None) -> int | None:
-    """Whole ms.
-
-    Raises:
-        ValueError: below 0 or above a day.
-    """
-    if seconds is None:
-        return None
-    plain = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-    if not 0 <= plain <= _DAY:
-        raise ValueError(f"{name} is {seconds!r}: it must be 0 to {_DAY:,.0f} seconds, a day")
-    return round(plain * 1000)
-
-
-class MemberPosition(Position):
-    """One partition of a member, on one link. Its methods are `portask.client.results.Lease`.
-
-    Attributes:
-        acked: Ranges to acknowledge with the next frame.
-    """
-
-    __slots__ = ("acked", "member")
-
-    windowed = True
-
-    def __init__(
-        self, member: GroupSubscription, key: TopicPartition, next_offset: int, delivery: int
-    ) -> None:
-        super().__init__(member, key, next_offset, delivery)
-        self.member = member
-        self.acked: list[Range] = []
-
-    def ack(self, first: int, last: int) -> None:
-        """They are done."""
-        self.member.said(self.member.settle, self, first, last)
-
-    def nack(self, first: int, last: int, delay: float | timedelta, reason: str) -> None:
-        """They are not; raises ValueError for a delay that cannot be."""
-        ms = milliseconds("delay", delay) or 0
-        self.member.said(self.member.refuse, self, first, last, ms, reason)
-
-    def extend(self, first: int, last: int) -> None:
-        """They take longer."""
-        self.member.said(self.member.renew, self, first, last)
-
-    def __repr__(self) -> str:
-        return f"<lease on {self.key}>"
 
 
 class GroupSubscription(Subscription):
@@ -117,6 +53,7 @@ class GroupSubscription(Subscription):
         at: The offset in hand, all before it in its batch is done; set by message iterators on other threads. -1
             if an iterator here knows, or if the whole batch is in hand.
         given_up: For the same: from this offset on the rest of the batch was returned, and is not to be used.
+        mailbox: For what is said of leases on other threads.
     """
 
     def __init__(self, subscriber: Subscriber, number: int, membership: Membership, **options: Any) -> None:
@@ -127,10 +64,7 @@ class GroupSubscription(Subscription):
         self.given_up = _NOWHERE
         self._membership = membership
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._said: deque[tuple[Any, ...]] = deque()  # by other threads
-        self._lock = threading.Lock()
-        self._listening = False
+        self.mailbox = Mailbox(self._loop)
         self._ack_wait = 0.0  # seconds, once the broker said it
         self._settled = 0  # records settled since the last frame about them
         self._unsent: dict[MemberPosition, None] = {}
@@ -143,27 +77,6 @@ class GroupSubscription(Subscription):
         self._opened: tuple[bytes, Sequence[Message]] = (b"", ())
 
     # ── what the application says of records ──────────────────────────────────────────────────────────────────────
-
-    def said(self, what: Any, *arguments: Any) -> None:
-        """Calls ``what`` on the loop's thread: now, or once for all that other threads said meanwhile."""
-        if threading.get_ident() == self._thread:
-            what(*arguments)
-            return
-        with self._lock:
-            self._said.append((what, *arguments))
-            wake = not self._listening
-            self._listening = True
-        if wake and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._listen)
-
-    def _listen(self) -> None:
-        while self._listening:
-            with self._lock:
-                if not self._said:
-                    self._listening = False
-                    return
-                what, *arguments = self._said.popleft()
-            what(*arguments)
 
     def settle(self, position: MemberPosition, first: int, last: int) -> None:
         """Records are done."""
@@ -265,7 +178,7 @@ class GroupSubscription(Subscription):
 
     def _settle_to(self, offset: int) -> None:
         """With ``auto_ack``, all of the item in hand that lies below ``offset`` is done."""
-        self._listen()  # what was refused before the application went on must not be acknowledged
+        self.mailbox.listen()  # what was refused before the application went on must not be acknowledged
         if self._current is None or offset <= self._done_to:
             return
         position, first = self._current.position, self._done_to
@@ -472,15 +385,3 @@ class GroupSubscription(Subscription):
                 timer.cancel()
         self._watch = self._flush_due = None
         super().end(error)
-
-
-def without(first: int, last: int, holes: Sequence[Range]) -> Iterator[Range]:
-    """The range ``first`` to ``last`` without what lies in ``holes``, in order."""
-    for low, high in sorted(holes):
-        if high < first or low > last:
-            continue
-        if low > first:
-            yield first, low - 1
-        first = high + 1
-    if first <= last:
-        yield first, last

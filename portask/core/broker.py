@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Catalog, Deferred, Found, Gathering, Storage
+from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
 from portask.core import requests
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
@@ -30,6 +30,7 @@ from portask.core.inboxes import Inboxes
 from portask.core.partitions import Partition, Subscription, Topic
 from portask.core.producers import ProducerTable
 from portask.core.ranges import NEVER
+from portask.core.restoring import restore
 from portask.core.retention import Retention
 from portask.core.session import ANSWERS_LIMIT, Session
 from portask.core.topics import check_name
@@ -131,7 +132,8 @@ class Broker:
             codec=self.options.clients[0],
             compression=self.options.clients[1],
         )
-        self._restore()
+        restore(self)
+        self._touched.clear()  # nobody is there yet
 
     # ── what a server calls
     # ───────────────────────────────────────────────────────────────────────────────────────
@@ -265,14 +267,15 @@ class Broker:
                 f"{partitions:,} partitions: this broker allows 1 to {self.options.max_partitions:,}, "
                 "0 for its default"
             )
-        created = self._create(name, self.options.partitions.get(name, partitions))
+        created = self.create(name, self.options.partitions.get(name, partitions))
         for session in self.sessions:
             for subscription in session.subscriptions.values():
                 if subscription.matches(name):
                     requests.assign(self, subscription, created)
         return created
 
-    def _create(self, name: str, partitions: int) -> Topic:
+    def create(self, name: str, partitions: int) -> Topic:
+        """A new topic, whether clients may make one or not; 0 partitions for the default. Nobody is told."""
         numbers = range(partitions or self.options.default_partitions)
         created = self.topics[name] = Topic(
             name, [Partition(TopicPartition(name, number), 0) for number in numbers]
@@ -280,22 +283,6 @@ class Broker:
         for partition in created.partitions:
             self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
         return created
-
-    def _restore(self) -> None:
-        """The topics that the storage has records of, or that a group waits at, and the groups."""
-        storage = self.storage
-        saved = list(self.groups.saved())
-        most: dict[str, int] = {}
-        known = storage.partitions() if isinstance(storage, Catalog) else ()
-        for key in (*known, *(partition for _, partition, _ in saved)):
-            most[key.topic] = max(most.get(key.topic, 0), key.partition + 1)
-        for name, count in most.items():
-            # partitions without a record leave no trace: the settings say how many there were at least
-            wanted = self.options.partitions.get(name, self.options.default_partitions)
-            self._create(name, max(count, wanted))
-        for group, key, state in saved:
-            self.groups.restore(group, self.topics[key.topic].partitions[key.partition], state)
-        self._touched.clear()  # nobody is there yet
 
     def commit(self) -> None:
         """Has a storage that gathers complete what came so far, as far as it can at once."""

@@ -14,7 +14,7 @@ import pytest
 
 from portask import sync
 from portask.client import Client, Delivered, Subscription, connect
-from portask.client.members import without
+from portask.client.leases import without
 from portask.errors import (
     ClientError,
     CodecError,
