@@ -76,7 +76,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             again after a lost connection is then stored once. Costs a copy and a checksum of each batch here; and
             storages cannot gather small batches of it, so publish in batches (linger, `publish_nowait`,
             `publish_many`). Not the default for that reason: of 64-byte messages that are published and awaited one
-            by one, a broker would keep less than half as many in the same memory.
+            by one, a broker would keep a third as many in the same memory.
         producer_id: 1 to 2^64 - 1, for idempotent clients; 0 chooses a random one (of a million clients two have
             the same with a probability of 1 in 37 million, and the second is refused where both publish). A client
             that gives the id of an earlier one takes over from it: see ``producer_epoch``.

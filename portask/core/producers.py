@@ -24,7 +24,6 @@ are trimmed. Of a producer that nobody knows any number is taken: a retry that l
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from portask.contracts import Appended, Producers, Storage
@@ -89,7 +88,7 @@ class _Standing:
     def __init__(self, epoch: int, last: int | None) -> None:
         self.epoch = epoch
         self.last = last
-        self.sent: deque[_Sent] = deque()
+        self.sent: list[_Sent] = []
         self.under_way = 0
 
     def take_back(self) -> None:
@@ -203,7 +202,7 @@ class ProducerTable:
         window = standing.sent
         window.append(sent)
         while len(window) > sequences.KEPT_BATCHES and not window[0].under_way:
-            window.popleft()
+            del window[0]
         more = batch.count - 1
 
         def finished(offset: int, error: PortaskError | None) -> None:

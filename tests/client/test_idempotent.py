@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from portask import sync
-from portask.client import Client, Receipt, connect
+from portask.client import Client, Pending, Receipt, connect
 from portask.contracts import Closeable, Producers
 from portask.errors import BatchTooLarge, ConfigError, Fenced, OutOfSequence, RequestTimeout, StorageFull
 from portask.wire import batches, control
 from portask.wire.frames import Frame, Opcode
 from portask.wire.sequences import KEPT_BATCHES
+from tests.cli.conftest import Running, serving
 from tests.client.peers import Handler, Peer, Proxy, ScriptedBroker, opened
 from tests.client.test_publish import everything
 from tests.client.test_reconnect import until
 from tests.conftest import RunningBroker, StartBroker
+
+__all__ = ["serving"]  # a fixture
 
 QUICK: dict[str, Any] = {"reconnect_delay": 0.001, "reconnect_max_delay": 0.002, "idempotent": True}
 
@@ -241,6 +245,32 @@ async def test_a_restarted_broker_knows_what_it_has(
     await asyncio.to_thread(second.stop)
     if isinstance(second.engine.storage, Closeable):
         second.engine.storage.close()
+
+
+@pytest.mark.parametrize("mode", ["os", "synced"])
+async def test_a_killed_broker_stores_each_message_once(
+    serving: Callable[..., Running], tmp_path: Path, mode: str
+) -> None:
+    """SIGKILL under load, twice; nothing is lost, nothing is there twice, and the order holds."""
+    settings = {
+        "PORTASK_STORAGE_VARIANT": "segment-log",
+        "PORTASK_STORAGE_OPTIONS_PATH": str(tmp_path / "log"),
+        "PORTASK_STORAGE_OPTIONS_MODE": mode,
+    }
+    broker = serving(**settings)
+    pending: list[Pending] = []
+    async with connect(broker.url, **QUICK) as client:
+        for kill in range(3):
+            for _ in range(50):
+                for _ in range(20):
+                    pending.append(client.publish_nowait("a", b"%d" % len(pending)))
+                await asyncio.sleep(0.001)
+            if kill < 2:
+                await asyncio.to_thread(broker.end, signal.SIGKILL)
+                broker = await asyncio.to_thread(serving, "--port", str(broker.port), **settings)
+        await client.flush()
+        assert await payloads(client) == numbers(len(pending))
+        assert all(item.result().offset in {-1, number} for number, item in enumerate(pending))
 
 
 async def test_another_broker_takes_the_numbers_as_they_come(start_broker: StartBroker) -> None:
