@@ -119,8 +119,8 @@ SUITES = {
             "Storage",
             "How fast are batches stored, acknowledged and read, and a log found again?",
             24,
-            600,
-            (2, 8),
+            1000,
+            (2, 5),
         ),
         Suite(
             "memory",
@@ -128,7 +128,7 @@ SUITES = {
             "How much memory do 100,000 waiting messages take?",
             14,
             240,
-            (3, 5),
+            (2, 5),
             timed=False,
         ),
         Suite(

@@ -151,7 +151,7 @@ def test_waiting_producers_share_syncs() -> None:
     work.verify()
     work.close()
     assert found.metrics["grouped"][0] > 2
-    assert sum(found.latencies[0].counts) > 0
+    assert found.metrics["p50"][0] <= found.metrics["p99"][0]
 
 
 def test_a_log_that_comes_back_short_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,7 @@ class _Drill:
             await asyncio.gather(*writing, *reading, return_exceptions=True)
 
     async def _kill(self, writers: list[Writer], tasks: list[asyncio.Task[None]]) -> None:
-        victim, chance = self._victim, self._chance
+        victim, chance, began = self._victim, self._chance, time.monotonic()
         for number in range(1, self._rounds + 1):
             await asyncio.sleep(chance.uniform(*LIFE))
             await victim.kill()
@@ -259,7 +259,7 @@ class _Drill:
             self._recoveries.append(await victim.ready())
             _check(tasks)
             done = (number + self._early) / self._rounds
-            spent = time.monotonic() - self._began
+            spent = time.monotonic() - began
             acked = sum(writer.acked for writer in writers)
             text = f"killing: {number + self._early} of {self._rounds}, {acked:,} messages acknowledged"
             self._watch(text, 0.95 * done, spent / done - spent + 3)

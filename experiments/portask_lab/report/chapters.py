@@ -11,6 +11,8 @@ from portask_lab.report.method import METHOD
 from portask_lab.results import Run
 from portask_lab.statistics import Ratio
 
+_DURABLE = ("storage.acks", "storage.published", "storage.recovery")
+
 
 def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
     """The whole report of ``run``. Draws all pictures: takes seconds, needs matplotlib.
@@ -26,6 +28,7 @@ def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
         *_rankings(run, swatches),
         _compression(run, swatches),
         _latency(run, swatches),
+        _storage(run),
         _memory(run, swatches),
         _throughput(run, swatches),
         _broker(run),
@@ -134,6 +137,17 @@ def _throughput(run: Run, swatches: dict[str, str]) -> Section | None:
     if table is None:
         return None
     return Section("throughput", "Throughput beside other products", _present(picture, table))
+
+
+def _storage(run: Run) -> Section | None:
+    table = tables.matrix(run, "storage", workloads=_DURABLE)
+    if table is None:
+        return None
+    text = (
+        "Each figure is of one durability: memory is lost with the process, os survives it, synced survives a power "
+        "loss. What another product's mode means exactly is among the notes of this run."
+    )
+    return Section("storage", "What an acknowledgement costs", (Prose(text), table))
 
 
 def _broker(run: Run) -> Section | None:

@@ -36,6 +36,10 @@ COLOURS = {
     "p2": ("#a2635a", "#d1978e"),
     "p3": ("#6d8b4e", "#a3c182"),
     "p4": ("#8d7b9c", "#bdabcc"),
+    "p5": ("#3f8581", "#84c2bd"),
+    "p6": ("#94763a", "#cbb074"),
+    "p7": ("#8f5f86", "#c99dc1"),
+    "p8": ("#5a6d8f", "#9aaccd"),
 }
 """Name → (light, dark). All light values differ: that is how `adapt` knows them."""
 

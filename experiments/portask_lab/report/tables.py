@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from portask_lab.report import numbers
 from portask_lab.report.document import Cell, Column, Table, Tone
@@ -292,9 +292,11 @@ def _figure_rows(case: Case, summaries: list[Summary]) -> list[tuple[Cell, ...]]
     return rows
 
 
-def matrix(run: Run, suite: str, *, folded: bool = False) -> Table | None:
-    """A suite at a glance: a row a variant and workload, a column a metric that has one case each."""
+def matrix(run: Run, suite: str, *, workloads: Collection[str] = (), folded: bool = False) -> Table | None:
+    """A suite, or some workloads of it, at a glance: a row a case, metric and variant, the best first."""
     cases = [case for case in run.cases if case.suite == suite]
+    if workloads:
+        cases = [case for case in cases if case.workload in workloads]
     if not cases:
         return None
     rows = []
@@ -316,7 +318,7 @@ def matrix(run: Run, suite: str, *, folded: bool = False) -> Table | None:
                 )
             )
     return Table(
-        f"{suite.capitalize()}: every figure",
+        f"{suite.capitalize()}: {'figures' if workloads else 'every figure'}",
         columns("Figure", "Variant", "Median#", "95% interval#", "Notes"),
         tuple(rows),
         folded=folded,

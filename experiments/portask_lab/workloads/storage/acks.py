@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from portask.messages import TopicPartition
 from portask.registry import Entry
-from portask_lab.loadgen.latencies import histogram, percentile
+from portask_lab.loadgen.latencies import percentile
 from portask_lab.workloads import Measurement, Params, WrongResult
 from portask_lab.workloads.storage.driving import START, Driven
 from portask_lab.workloads.storage.throughput import encoded
@@ -94,7 +94,7 @@ class Acks:
         }
         if done_syncs:
             metrics["grouped"] = [count / done_syncs]
-        return Measurement(metrics=metrics, latencies=[histogram(waits, "p99")])
+        return Measurement(metrics=metrics)
 
     def verify(self) -> None:
         """Every append was acknowledged, in order, and is there."""

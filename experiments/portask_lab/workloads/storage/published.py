@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from portask.registry import Entry
 from portask_lab.loadgen import clients
-from portask_lab.loadgen.latencies import histogram, percentile
+from portask_lab.loadgen.latencies import percentile
 from portask_lab.peers import STORES
 from portask_lab.peers.durable import Portask, Store
 from portask_lab.workloads import Measurement, NotForThis, Params, WrongResult
@@ -71,7 +71,6 @@ class Published:
                 "p50": [percentile(waits, 0.5) / 1e3],
                 "p99": [percentile(waits, 0.99) / 1e3],
             },
-            latencies=[histogram(waits, "p99")],
             notes=[store.note] if store.note else [],
             invalid="" if waits else "nothing was acknowledged in time",
         )
