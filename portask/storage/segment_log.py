@@ -47,6 +47,7 @@ from portask.storage.index import Standing
 from portask.storage.lock import FolderLock
 from portask.storage.options import check
 from portask.storage.partition import PartitionLog
+from portask.storage.segments import Segment
 from portask.storage.shared import Shared
 from portask.storage.syncing import Syncer
 from portask.storage.trimming import trim
@@ -148,11 +149,23 @@ class SegmentLog(Appending):
                 say(finding.kind, partition=str(partition), segment=finding.segment, what=finding.text)
             held = PartitionLog(self._shared, partition)
             held.restore(found)
+            if self._mode == "synced" and found.scanned:
+                self._sync_found(held, [segment for segment, _ in found.bare])
             self._logs[partition] = held
         groups = self._groups.restore()
+        if self._mode == "synced" and self._groups.fd >= 0:
+            self._files.sync(self._groups.fd)
         if groups.damaged:
             log.error("damaged group state skipped", bytes=groups.damaged, file=f"{self._folder}/groups.log")
         log.info("log opened", folder=self._folder, partitions=len(self._logs), scanned_bytes=scanned)
+
+    def _sync_found(self, held: PartitionLog, bare: list[Segment]) -> None:
+        """What a killed process wrote may be in the kernel only; nobody shall see it before the device has it."""
+        for segment in (*bare, held.segments[-1]):
+            self._files.sync(self._shared.open.fd(segment))
+        topic = held.folder.rpartition("/")[0]
+        for folder in (held.folder, topic, topic.rpartition("/")[0], self._folder):
+            self._files.sync_folder(folder)
 
     # ── reading
     # ──────────────────────────────────────────────────────────────────────────────────────────────────

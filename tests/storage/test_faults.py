@@ -300,3 +300,18 @@ def test_lost_power(new_folder: Callable[[], Path], seed: int, turns: int, mode:
     assert {offset: payload for offset, payload in payloads(again).items() if payload != b"goes on"} == found
     again.close()
     shutil.rmtree(root)
+
+
+def test_what_a_killed_writer_left_is_synced_before_it_is_shown(tmp_path: Path) -> None:
+    killed = small(tmp_path / "live")
+    ledger = Ledger(killed)
+    ledger.turn(range(60))
+    copy_log(tmp_path / "live", tmp_path / "log", killed)
+    killed.close()
+    files = Forgetful()
+    storage = SegmentLog(tmp_path / "log", mode="synced", files=files, **SMALL)
+    files.going.clear()  # whatever the syncing thread still wants to do waits
+    assert payloads(storage) == ledger.acked
+    assert files.offsets(tmp_path / "log" / "topics" / KEY.topic / "0") == set(ledger.acked)
+    files.going.set()
+    storage.close()
