@@ -175,7 +175,7 @@ PLANS: tuple[Plan, ...] = (
     Plan(
         "memory",
         "storage.queued",
-        quick=_each(("os",), _QUEUES[0], _QUEUES[2]),
+        quick=(),
         full=_each(("os",), *_QUEUES),
         alone=True,
         controlled=False,
