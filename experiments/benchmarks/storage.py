@@ -12,3 +12,24 @@ class Read(Timed):
 class Growth(Tracked):
     workload = "storage.queued"
     metric = "growth"
+
+
+class Acks(Tracked):
+    workload = "storage.acks"
+    metric = "rate"
+
+
+class AckLatency(Tracked):
+    workload = "storage.acks"
+    metric = "p99"
+
+
+class Recovery(Tracked):
+    workload = "storage.recovery"
+    metric = "time"
+
+
+class Published(Tracked):
+    workload = "storage.published"
+    metric = "rate"
+    seconds = 0.5

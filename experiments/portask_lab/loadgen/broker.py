@@ -1,4 +1,4 @@
-"""``python -m portask_lab.loadgen.broker VARIANT OPTIONS STORAGE OPTIONS``: a broker for one measurement.
+"""``python -m portask_lab.loadgen.broker VARIANT OPTIONS [STORAGE OPTIONS]``: a broker for one measurement.
 
 Listens on a free port, says ``ready <port>``, and ends on SIGTERM. OPTIONS are those of the server variant and of the
 storage variant, as JSON. Logs nothing: what a broker has to complain about, its clients see.
@@ -34,7 +34,8 @@ def main() -> None:
     from portask.server.build import build  # noqa: PLC0415 - optional, or only here
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    variant, options, storage, given = sys.argv[1:]
+    variant, options, *other = sys.argv[1:]
+    storage, given = other or ("memory", "{}")
     settings = Settings(
         server=ServerSettings(variant=variant, port=0, options=msgspec.json.decode(options)),
         storage=Choice(storage, msgspec.json.decode(given)),

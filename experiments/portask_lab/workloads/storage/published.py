@@ -36,14 +36,14 @@ class Published:
         self.at_once = int(params["at_once"] or 1)
         size = int(params["size"] or 1)
         self.payload = (b"%016d" % seed * (size // 16 + 1))[:size]
-        self.store: Store
-        if entry in {stick.entry for stick in STORES}:
-            own = entry.load().durability
-            if own != durability:
-                raise NotForThis(f"{entry.label} is compared in durability {own}")
-            self.store = cast("Store", entry.make())
-        else:
-            self.store = Portask(entry, durability)
+        promised = getattr(
+            entry.load(), "durability", durability
+        )  # one with modes has none before it is made
+        promised = getattr(promised, "value", promised)
+        if promised != durability:
+            raise NotForThis(f"{entry.label} promises {promised}, this case is about {durability}")
+        peer = entry in {stick.entry for stick in STORES}
+        self.store: Store = cast("Store", entry.make()) if peer else Portask(entry, durability)
         self.acknowledged = self.stored = 0
 
     def measure(self, seconds: float) -> Measurement:
