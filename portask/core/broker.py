@@ -135,8 +135,7 @@ class Broker:
         restore(self)
         self._touched.clear()  # nobody is there yet
 
-    # ── what a server calls
-    # ───────────────────────────────────────────────────────────────────────────────────────
+    # ── what a server calls ───────────────────────────────────────────────────────────────────────────────
 
     def connect(self, peer: str, now: int) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
@@ -238,8 +237,7 @@ class Broker:
         self._dirty.update(self.sessions)  # the end of the next turn says it
         self.groups.save()
 
-    # ── what requests use
-    # ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── what requests use ─────────────────────────────────────────────────────────────────────────────────
 
     def topic(self, name: str, partitions: int) -> Topic:
         """The topic, created with so many partitions (0 for the default) if it is new and may be.
@@ -327,8 +325,7 @@ class Broker:
             subscription.session.cursors.pop(cursor.delivery, None)
             self.inboxes.left(cursor.partition)
 
-    # ── the end of a turn
-    # ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── the end of a turn ─────────────────────────────────────────────────────────────────────────────────
 
     def _finish(self, session: Session) -> None:
         """A session's end of the turn: acks leave, and what its state asks for is done."""

@@ -195,8 +195,7 @@ class Appending:
             self._completing = False
         return count
 
-    # ── completing later
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── completing later ──────────────────────────────────────────────────────────────────────────────────
 
     def _notified(self) -> None:
         self.notify()  # looked up late: the owner sets it
@@ -245,8 +244,7 @@ class Appending:
         else:
             done(error)
 
-    # ── group state
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── group state ───────────────────────────────────────────────────────────────────────────────────────
 
     def save_group(self, group: str, partition: TopicPartition, state: bytes, done: Saved) -> None:
         """See `portask.contracts.GroupState`. ``done`` is called by `commit`, in mode ``synced`` by a later `poll`."""

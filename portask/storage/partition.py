@@ -75,8 +75,7 @@ class PartitionLog:
         self._dirty_tail = False
         self._rolling = False
 
-    # ── a start
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a start ───────────────────────────────────────────────────────────────────────────────────────────
 
     def restore(self, found: Recovered) -> None:
         """Takes over what was found on disk, and cuts a torn tail.
@@ -124,8 +123,7 @@ class PartitionLog:
         for producer in gone:
             del self.producers[producer]
 
-    # ── writing
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── writing ───────────────────────────────────────────────────────────────────────────────────────────
 
     def write(self, parts: Sequence[Buffer], size: int) -> tuple[Segment, int]:
         """Hands stamped batches to the kernel; returns the segment, and where in it they begin. All or nothing.
@@ -292,8 +290,7 @@ class PartitionLog:
             reading.index_of(self, segment)
             self.shared.vouch(segment, max(self.first, segment.base), certificate.producers)
 
-    # ── reading
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
     def read(self, offset: int, limit: int) -> list[Buffer]:
         """See `portask.contracts.Storage.read`; ``offset`` is within bounds and before ``next``.

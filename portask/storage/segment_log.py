@@ -136,8 +136,7 @@ class SegmentLog(Appending):
         used = sum(each.bytes for each in self._logs.values())
         self._room = (max_bytes or NO_LIMIT) - used
 
-    # ── a start
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a start ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _restore(self, topics: str) -> None:
         scanned = 0
@@ -167,8 +166,7 @@ class SegmentLog(Appending):
         for folder in (held.folder, topic, topic.rpartition("/")[0], self._folder):
             self._files.sync_folder(folder)
 
-    # ── reading
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
     def read(self, partition: TopicPartition, offset: int, limit: int, done: Read) -> None:
         """See `portask.contracts.Storage.read`. Completes at once; offsets that were quarantined are skipped.
@@ -237,16 +235,14 @@ class SegmentLog(Appending):
         held = self._logs.get(partition)
         return held.bytes if held else 0
 
-    # ── producers and groups
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── producers and groups ──────────────────────────────────────────────────────────────────────────────
 
     def producers(self, partition: TopicPartition) -> Mapping[int, Standing]:
         """See `portask.contracts.Producers`."""
         held = self._logs.get(partition)
         return held.producers if held else {}
 
-    # ── what a metric wants to know
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what a metric wants to know ───────────────────────────────────────────────────────────────────────
 
     @property
     def sync_times(self) -> Histogram:
@@ -263,8 +259,7 @@ class SegmentLog(Appending):
             "cut_bytes": shared.cut_bytes,
         }
 
-    # ── the end
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the end ───────────────────────────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
         """Writes and syncs what is left, calls back, vouches for every segment, and lets others in. Idempotent."""

@@ -156,8 +156,7 @@ class Connection:
         self._allowed = TRANSITIONS[role, State.HANDSHAKE]
         self._out: list[Buffer] = []
 
-    # ── what arrives
-    # ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what arrives ──────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, data: Buffer) -> list[Frame]:
         """The frames in ``data`` that the caller must handle, in order. Never raises for what the peer sent.
@@ -268,8 +267,7 @@ class Connection:
         self.state = state
         self._allowed = TRANSITIONS[self.role, state]
 
-    # ── what is sent
-    # ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def max_batch(self) -> int:

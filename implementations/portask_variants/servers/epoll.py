@@ -122,8 +122,7 @@ class EpollServer:
                 os.close(self._wake_fd)
                 self._wake_fd = -1
 
-    # ── one pass
-    # ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── one pass ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _timeout(self) -> float:
         """Seconds until the engine wants a turn; -1 for never."""
