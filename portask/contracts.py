@@ -1,8 +1,8 @@
 """One small Protocol per family: what a variant must do, and not one method more.
 
 What only some variants can do is a second Protocol (`StreamingCodec`, `BatchRing`, `Closeable`). Whether a
-variant can is seen
-with ``isinstance``; the registry's ``capabilities`` say what cannot be seen from outside ("processes").
+variant can is seen with ``isinstance``; the registry's ``capabilities`` say what cannot be seen from outside
+("processes").
 
 A variant is created by calling its registered target with the options of the config file as keyword
 arguments: ``Entry.make(**options)``. All options have defaults.
@@ -48,8 +48,8 @@ class Codec(Protocol):
         """Exactly ``count`` messages that fill ``body`` to its last byte, with absolute timestamps.
 
         Accepts any well-formed CBOR of the record's shape: also longer-than-shortest lengths, and
-        indefinite-length
-        strings as streaming encoders write them. Payloads are copies: they outlive ``body``.
+        indefinite-length strings as streaming encoders write them. Payloads are copies: they outlive
+        ``body``.
 
         Raises:
             CodecError: anything else; the text gives the byte position.
@@ -99,9 +99,8 @@ class Ring(Protocol):
     """A bounded FIFO of byte records between one producer and one consumer. Never blocks.
 
     Made with ``capacity`` in bytes. A record occupies its length and `RECORD_OVERHEAD` (framing, alignment).
-    A ring accepts
-    at least half its capacity in records of any one size up to an eighth of it, and never holds more than
-    its capacity.
+    A ring accepts at least half its capacity in records of any one size up to an eighth of it, and never
+    holds more than its capacity.
     """
 
     capacity: int
@@ -444,8 +443,8 @@ class Endpoint(Protocol):
     """What a server calls: one per connection. `portask.core.session.Session` is the one there is.
 
     The server reads bytes and calls ``receive``; after it has read every ready socket it calls
-    ``Engine.turn`` once, then
-    writes what ``take_output`` of each returned session gives in one vectored write.
+    ``Engine.turn`` once, then writes what ``take_output`` of each returned session gives in one vectored
+    write.
     """
 
     closing: bool

@@ -1,8 +1,7 @@
 """The two things that move: a message, and a batch of records.
 
 `Message` is what an application sees. It is a frozen ``msgspec.Struct`` outside the garbage collector's
-sight:
-holding a million of them costs no collection pauses, and creating one costs about a tenth of a frozen
+sight: holding a million of them costs no collection pauses, and creating one costs about a tenth of a frozen
 dataclass (`reports/decisions/0002-message-type.md` has the comparison).
 
 `RecordBatch` is what the broker sees: a view of encoded bytes and the header fields it routes by. The broker

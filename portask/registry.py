@@ -1,11 +1,9 @@
 """Which variants there are, found by name and loaded when used.
 
 A variant is one `Entry`: a line that says its family, its name, where its class is, and which libraries it
-needs. The
-reference variants are listed here by name; everything else comes through the entry-point group
-``portask.variants``, each
-entry point being an iterable of `Entry`. A newcomer adds one file and one such line, in this tree or in a
-package of its own:
+needs. The reference variants are listed here by name; everything else comes through the entry-point group
+``portask.variants``, each entry point being an iterable of `Entry`. A newcomer adds one file and one such
+line, in this tree or in a package of its own:
 
     [project.entry-points."portask.variants"]
     my_rings = "my_package.portask_variants:VARIANTS"

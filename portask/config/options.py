@@ -1,8 +1,8 @@
 """Options of variants: found in the signature of what the registry names, checked before anything is built.
 
 Which options a variant has, of which type and with which default is said once, by the parameters of its
-class. Those that
-the broker itself hands in (callbacks, other variants) cannot stand in a file and are not options.
+class. Those that the broker itself hands in (callbacks, other variants) cannot stand in a file and are not
+options.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 A server calls `Session.receive` for whatever it read, then `Broker.turn` once. A turn
 
 1. handles every frame that arrived, in the order of arrival per connection: batches go to the storage, which
-calls back
-   when they have the durability it declares (embedded storages before they return);
+   calls back when they have the durability it declares (embedded storages before they return);
 2. sends deliveries (`portask.core.delivery`);
 3. flushes one cumulative ack a channel;
 4. looks at its timers: handshakes that take too long, connections that fell silent, retention;

@@ -1,11 +1,9 @@
 """Who gets what at the end of a turn.
 
-Two ways lead to a subscriber. A cursor that stands at the tail gets the arriving batch itself: the same
-bytes behind a
-new stamp, never read back. A cursor that is behind, or for which several batches arrived in one turn, reads
-from the
-storage, which gathers small batches: so a consumer that lags reads few, large batches, and catching up gets
-cheaper the further it is behind.
+Two ways lead to a subscriber. A cursor that stands at the tail gets the arriving batch itself: the same bytes
+behind a new stamp, never read back. A cursor that is behind, or for which several batches arrived in one
+turn, reads from the storage, which gathers small batches: so a consumer that lags reads few, large batches,
+and catching up gets cheaper the further it is behind.
 
 Nothing is sent without credit, nor to a connection whose output is congested; such a cursor just stays
 behind and is looked at again when credit arrives. The broker's memory is never used to wait for a consumer.

@@ -1,9 +1,8 @@
 """Topic names and filters.
 
 A topic name is tokens joined by dots: ``orders.eu.created``. A token is 1 or more of ``A-Z a-z 0-9 _ -``. A
-filter may have
-``*`` in place of any one token, and ``>`` as its last token for one or more of the rest (the notation of
-NATS subjects):
+filter may have ``*`` in place of any one token, and ``>`` as its last token for one or more of the rest (the
+notation of NATS subjects):
 
     orders.*        orders.eu             not orders, not orders.eu.created
     orders.>        orders.eu, orders.eu.created, not orders

@@ -1,11 +1,9 @@
 """A log in RAM: the specification of what a storage does, and the storage of choice where a restart may forget.
 
 A partition is a list of whole batches in offset order, and beside it two arrays to find them by: base
-offsets, and the
-append time of the newest record in each. Messages published one at a time are gathered into batches of about
-64 KiB
-(`portask.wire.coalesce`), so that 100,000 queued messages of 64 bytes take some 8 MB and a reader that fell
-behind reads few, large batches.
+offsets, and the append time of the newest record in each. Messages published one at a time are gathered into
+batches of about 64 KiB (`portask.wire.coalesce`), so that 100,000 queued messages of 64 bytes take some 8 MB
+and a reader that fell behind reads few, large batches.
 """
 
 from __future__ import annotations

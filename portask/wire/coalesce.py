@@ -1,16 +1,14 @@
 """Gathers neighbouring one-record batches into one batch.
 
 A message published alone costs a 64-byte batch header, nearly as much as a small payload. A storage that
-keeps many of
-them keeps one header for all: record timestamps are relative to the batch's base timestamp, so the one field
-that must be written anew is the delta at the front of the record:
+keeps many of them keeps one header for all: record timestamps are relative to the batch's base timestamp, so
+the one field that must be written anew is the delta at the front of the record:
 
     0x84 <delta> <key> <headers> <payload>      →      0x84 <delta + shift> <key> <headers> <payload>
 
 Batches of several records are left as they are: their header is already shared, and moving them would mean
-scanning
-every record. So is whatever is compressed, carries a producer id (its sequence numbers must stay), or is not
-CBOR.
+scanning every record. So is whatever is compressed, carries a producer id (its sequence numbers must stay),
+or is not CBOR.
 
 While a coalesced batch is open, the end of every record in it is known (4 bytes each). So a reader at any
 offset gets a batch that begins exactly there, and the tail can be read without closing the batch.

@@ -1,21 +1,17 @@
 """The connection, without I/O: which frames may arrive in which state, and what they lead to.
 
 The same class serves both sides. ``connection.receive(data)`` gives the frames that the layer above must
-handle;
-``connection.take_output()`` gives the bytes to write. The handshake, PING and protocol faults are handled
-here.
+handle; ``connection.take_output()`` gives the bytes to write. The handshake, PING and protocol faults are
+handled here.
 
-The transitions are a table, `TRANSITIONS`: per role and state, the opcodes that may arrive and the state
-that each leads
-to. An opcode that exists and is missing from the row is the peer's protocol error; an opcode that nobody
-knows is answered with ERROR and the connection goes on (RFC-style tolerance: a newer peer may try).
+The transitions are a table, `TRANSITIONS`: per role and state, the opcodes that may arrive and the state that
+each leads to. An opcode that exists and is missing from the row is the peer's protocol error; an opcode that
+nobody knows is answered with ERROR and the connection goes on (RFC-style tolerance: a newer peer may try).
 
 ::
 
-    broker   HANDSHAKE ──HELLO──▶ OPEN ──DRAIN──▶ DRAINING        client   HANDSHAKE ──WELCOME──▶ OPEN
-    ──DRAIN──▶ DRAINING
-             any state ──fault──▶ CLOSED                                   any state ──fault, ERROR with
-             correlation 0──▶ CLOSED
+    broker   HANDSHAKE ──HELLO────▶ OPEN ──DRAIN──▶ DRAINING     any state ──fault──▶ CLOSED
+    client   HANDSHAKE ──WELCOME──▶ OPEN ──DRAIN──▶ DRAINING     any state ──fault, ERROR with correlation 0──▶ CLOSED
 """
 
 from __future__ import annotations

@@ -14,13 +14,12 @@
      20    4 CRC32C          of bytes 0-19
 
 The header has a checksum of its own because everything after it depends on the length: a flipped bit there
-would make
-garbage of all that follows. Bodies are covered by their own checksums (batches) or by their structure (CBOR).
+would make garbage of all that follows. Bodies are covered by their own checksums (batches) or by their
+structure (CBOR).
 
 `FrameParser` takes bytes cut anywhere. Frames that lie whole in one piece are views into that piece, not
-copies; only a
-frame that is cut is put together in a buffer of its own, which grows as bytes arrive: a header alone,
-whatever length it announces, costs nothing.
+copies; only a frame that is cut is put together in a buffer of its own, which grows as bytes arrive: a header
+alone, whatever length it announces, costs nothing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """What a conformance suite is made of: checks, one sentence each, that any variant of a family must pass.
 
-A family's module (`codec.py`, `ring.py`, …) holds plain functions marked with `check`. They take the
-registry entry, make
-instances themselves, and raise `Violation` through `require` when the variant breaks its contract. Nothing
-here needs
-pytest, so that ``portask lab conform NAME`` runs the same checks on a stranger's installed package; the
-tests parametrize over them.
+A family's module (`codec.py`, `ring.py`, …) holds plain functions marked with `check`. They take the registry
+entry, make instances themselves, and raise `Violation` through `require` when the variant breaks its
+contract. Nothing here needs pytest, so that ``portask lab conform NAME`` runs the same checks on a stranger's
+installed package; the tests parametrize over them.
 """
 
 from __future__ import annotations

@@ -8,11 +8,9 @@ fields may be added within a version; a change of meaning is a new version.
 Words used throughout:
 
 * A *variant* is ``family/name`` as the registry prints it (``codec/struct``), or one of four kinds of
-  yardstick that are no
-  variants: ``peer/nats`` (another product), ``floor/…`` (the least any implementation could cost, e.g. a raw
-      relay, an empty
-  loop), ``ceiling/…`` (the most it could reach, e.g. a plain copy), and ``<reference>#again`` (the A/A
-  control).
+  yardstick that are no variants: ``peer/nats`` (another product), ``floor/…`` (the least any implementation
+  could cost, e.g. a raw relay, an empty loop), ``ceiling/…`` (the most it could reach, e.g. a plain copy),
+  and ``<reference>#again`` (the A/A control).
 * A *case* is one metric of one workload with one set of parameters: what variants are compared in.
 * A *block* ran every arm of a suite once, in a random order, each in a fresh process. Numbered from 0 within
   its suite.

@@ -6,8 +6,7 @@ One pass of the loop:
 2. read each once into a buffer of the pool, and let its endpoint parse it: frames are views into that buffer;
 3. take one turn;
 4. write each departing endpoint's output with one ``sendmsg``, straight away; only what the kernel did not
-take is copied
-   and waits for the socket to be writable;
+   take is copied and waits for the socket to be writable;
 5. give the buffers back.
 
 Buffers are borrowed only between 2 and 5, so idle connections hold none.
