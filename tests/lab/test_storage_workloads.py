@@ -18,7 +18,7 @@ from portask.registry import Entry
 from portask_lab import blocks, suites, workloads
 from portask_lab.corpora.load import load
 from portask_lab.suites import QUICK
-from portask_lab.workloads import NotForThis, WrongResult
+from portask_lab.workloads import NotForThis, Params, WrongResult
 from portask_lab.workloads.storage import driving, recovery
 from portask_lab.workloads.storage.driving import Driven, file_system
 
@@ -155,7 +155,7 @@ def test_temporary_folders_go_with_their_storage() -> None:
 
 
 def test_a_storage_slower_than_the_run_still_gives_a_figure() -> None:
-    params = {"corpus": "tiny", "producers": 1, "batch": 1, "durability": "memory"}
+    params: Params = {"corpus": "tiny", "producers": 1, "batch": 1, "durability": "memory"}
     work = workloads.get("storage.acks").prepare(odd("Slow"), load("tiny", 10), params, 1)
     found = work.measure(0.01)
     work.verify()
