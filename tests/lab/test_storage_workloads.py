@@ -193,3 +193,25 @@ def test_only_durable_storages_are_asked_for_durable_cases() -> None:
     assert asked["storage/memory"] == {"memory"}
     assert asked["storage/segment-log"] == {"memory", "os", "synced"}
     assert "peer/jetstream-file-always" in asked or not any("peer" in label for label in asked)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("memory", "memory"), ("segment-log", "os")])
+def test_messages_pass_through_a_broker_and_a_late_consumer_gets_them_all(name: str, mode: str) -> None:
+    entry = registry.get("storage", name)
+    for workload, params in (
+        ("storage.served", {"batch": 10, "size": 100}),
+        ("storage.backlog", {"messages": 12_000, "size": 64}),
+    ):
+        work = prepared(workload, entry, durability=mode, **params)
+        found = work.measure(0.3)
+        work.verify()
+        assert found.metrics["rate"][0] > 0
+        assert set(found.metrics) == {metric.name for metric in workloads.get(workload).metrics}
+
+
+def test_a_backlog_in_another_order_gives_no_figure() -> None:
+    work = prepared("storage.backlog", registry.get("storage", "memory"), messages=10_000, size=64)
+    publish = work.store.publish_many
+    work.store.publish_many = lambda payloads: publish(payloads[::-1])
+    with pytest.raises(WrongResult, match="other messages"):
+        work.measure(0.1)

@@ -24,7 +24,8 @@ from portask_lab.workloads.storage.driving import options_for
 if TYPE_CHECKING:
     from portask.client import Client
 
-_NAME = "lab"
+NAME = "lab"
+"""The topic, stream or subject."""
 
 
 class Store(Protocol):
@@ -84,22 +85,22 @@ class Portask:
         promised = self._client.broker.durability
         if promised != self.durability:
             raise NotForThis(f"{self._entry.label} promises {promised}, this case is about {self.durability}")
-        await self._client.create_topic(_NAME, 1)
+        await self._client.create_topic(NAME, 1)
 
     async def publish(self, payload: bytes) -> None:
         """See `Store.publish`."""
         assert self._client is not None  # noqa: S101 - for the type checker
-        await self._client.publish(_NAME, payload)
+        await self._client.publish(NAME, payload)
 
     async def publish_many(self, payloads: Sequence[bytes]) -> None:
         """See `Store.publish_many`."""
         assert self._client is not None  # noqa: S101 - for the type checker
-        await self._client.publish_many(_NAME, payloads)
+        await self._client.publish_many(NAME, payloads)
 
     async def stored(self) -> int:
         """See `Store.stored`."""
         assert self._client is not None  # noqa: S101 - for the type checker
-        (topic,) = await self._client.topics(_NAME)
+        (topic,) = await self._client.topics(NAME)
         return sum(each.next for each in topic.partitions)
 
     async def close(self) -> None:
@@ -135,18 +136,18 @@ class _Valkey:
 
     async def publish(self, payload: bytes) -> None:
         """See `Store.publish`."""
-        await self._client.xadd(_NAME, {b"p": payload})
+        await self._client.xadd(NAME, {b"p": payload})
 
     async def publish_many(self, payloads: Sequence[bytes]) -> None:
         """See `Store.publish_many`: one pipeline."""
         pipeline = self._client.pipeline(transaction=False)
         for payload in payloads:
-            pipeline.xadd(_NAME, {b"p": payload})
+            pipeline.xadd(NAME, {b"p": payload})
         await pipeline.execute()
 
     async def stored(self) -> int:
         """See `Store.stored`."""
-        return int(await self._client.xlen(_NAME))
+        return int(await self._client.xlen(NAME))
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -205,19 +206,19 @@ class _JetStream:
 
         self._client = await nats.connect(f"nats://127.0.0.1:{port}", allow_reconnect=False)
         self._stream = self._client.jetstream()
-        await self._stream.add_stream(name=_NAME, subjects=[_NAME], storage="file")
+        await self._stream.add_stream(name=NAME, subjects=[NAME], storage="file")
 
     async def publish(self, payload: bytes) -> None:
         """See `Store.publish`."""
-        await self._stream.publish(_NAME, payload)
+        await self._stream.publish(NAME, payload)
 
     async def publish_many(self, payloads: Sequence[bytes]) -> None:
         """See `Store.publish_many`: all at once, each awaited."""
-        await asyncio.gather(*(self._stream.publish(_NAME, payload) for payload in payloads))
+        await asyncio.gather(*(self._stream.publish(NAME, payload) for payload in payloads))
 
     async def stored(self) -> int:
         """See `Store.stored`."""
-        return int((await self._stream.stream_info(_NAME)).state.messages)
+        return int((await self._stream.stream_info(NAME)).state.messages)
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -5,7 +5,7 @@ is made in the mode of that name (``segment-log`` in all of them), any other tak
 So ``os`` is never laid beside ``memory`` as if both had done the same work.
 
 `storage.published` goes through a whole broker and Python clients; there other products stand beside it, each in a mode
-that its name states and that comes nearest to the case's.
+that its name states and that comes nearest to the case's. `storage.served` and `storage.backlog` go on to a consumer.
 
 This module only declares; `driving` says how a storage is driven, the work is in the other modules.
 """
@@ -43,6 +43,16 @@ WORKLOADS: tuple[Workload, ...] = (
         STORES,
     ),
     Workload(
+        "storage.served", "storage", "Served", "through a broker to a consumer, lean generator", (_RATE,)
+    ),
+    Workload(
+        "storage.backlog",
+        "storage",
+        "Backlog",
+        "a consumer that is far behind, Python client",
+        (_RATE, Metric("memory", "MB", "lower", 1)),
+    ),
+    Workload(
         "storage.queued",
         "storage",
         "Queued",
@@ -69,6 +79,9 @@ def _each(modes: tuple[str, ...], *cases: Params) -> tuple[Params, ...]:
 
 def _published(*shapes: tuple[int, int]) -> tuple[Params, ...]:
     return tuple({"producers": producers, "at_once": at_once, "size": _SIZE} for producers, at_once in shapes)
+
+
+_SERVED: tuple[Params, ...] = tuple({"batch": batch, "size": _SIZE} for batch in (1, 10, 100))
 
 
 def _recoveries(*sizes: int, batch: int = 64, index: str = "kept") -> tuple[Params, ...]:
@@ -171,6 +184,29 @@ PLANS: tuple[Plan, ...] = (
         seconds=(0.4, 3.0),
         controlled=False,
     ),
+    *(
+        Plan(
+            "storage",
+            "storage.served",
+            quick=(),
+            full=_each((mode,), *_SERVED),
+            seconds=(1.0, 3.0),
+            controlled=False,
+            applies="" if mode == "memory" else "durable",
+        )
+        for mode in ("memory", "os", "synced")
+    ),
+    *(
+        Plan(
+            "storage",
+            "storage.backlog",
+            quick=(),
+            full=_each((mode,), {"messages": count, "size": PAYLOAD}),
+            controlled=False,
+            applies="" if mode == "memory" else "durable",
+        )
+        for mode, count in (("memory", 1_000_000), ("os", 1_000_000), ("os", 10_000_000))
+    ),
     Plan("memory", "storage.queued", quick=_each(("memory",), *_QUEUES), alone=True, controlled=False),
     Plan(
         "memory",
@@ -190,6 +226,8 @@ _MODULES = {
     "Recovery": "recovery",
     "Published": "published",
     "Queued": "queued",
+    "Served": "served",
+    "Backlog": "served",
 }
 
 
