@@ -93,16 +93,40 @@ def takes_many_frames_in_one_write(entry: Entry) -> None:
         require(offsets == list(range(count)), "the acks are not those of the publishes in their order")
 
 
+class HeldStorage(MemoryStorage):
+    """Its first append does not return before it is let go: whatever is sent meanwhile waits in the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds = threading.Event()
+        self.let_go = threading.Event()
+
+    def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
+        """See `portask.contracts.Storage.append`."""
+        self.holds.set()
+        self.let_go.wait(PATIENCE)
+        super().append(partition, batch, now, done)
+
+
 @check(SUITE)
 def takes_what_came_before_a_hang_up(entry: Entry) -> None:
     """What a client sent before it closed its sending side is handled, and then the broker hangs up too."""
-    batch = batch_of(bytes(100_000), producer=1)
-    with Running(entry) as broker, Client(broker) as reader, Client(broker) as client:
+    storage, batch = HeldStorage(), batch_of(bytes(5_000), producer=1)
+    with (
+        Running(entry, storage=storage) as broker,
+        Client(broker) as reader,
+        Client(broker, send_buffer=_MIB) as client,
+    ):
         client.open()
         reader.subscribe()
-        for number in range(20):
-            client.publish(batch, 10 + number)
-        client.sock.shutdown(socket.SHUT_WR)
+        try:
+            client.publish(batch, 10)
+            require(storage.holds.wait(PATIENCE), "a publish does not reach the storage")
+            for number in range(1, 20):
+                client.publish(batch, 10 + number)
+            client.sock.shutdown(socket.SHUT_WR)
+        finally:
+            storage.let_go.set()
         require(len(reader.deliveries(20)) == 20, "publishes were lost")
         client.expect_end()
         eventually(
