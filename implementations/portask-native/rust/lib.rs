@@ -1,0 +1,15 @@
+//! The compiled parts of Portask: one module a part, and each registers its own classes and functions.
+//!
+//! What needs no interpreter (grammars, rings, slabs) stands in files of its own and compiles without the
+//! feature `python`, so that `cargo test --no-default-features` runs with no libpython at hand.
+
+#[cfg(feature = "python")]
+use pyo3::prelude::*;
+
+/// The extension module: a plain list of the parts.
+#[cfg(feature = "python")]
+#[pymodule]
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}
