@@ -32,6 +32,11 @@ class LaterStorage:
         self.pending: dict[TopicPartition, deque[Completion]] = {}
         self._finished: list[Completion] = []
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a request was not answered yet."""
+        return any(self.pending.values()) or bool(self._finished)
+
     # ── the test's side ───────────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self, key: TopicPartition, count: int = 1) -> int:

@@ -22,23 +22,31 @@ from portask.errors import PortaskError
 from portask.messages import Message, TopicPartition
 from portask.reference.storage import MemoryStorage
 from portask.server.dead_letters import rewrite
-from tests.core.harness import LateStorage
+from tests.core.later import Completion, LaterStorage
 from tests.core.sharing import MS, Member, Sharing, read_all
 
 WAIT = 400
 """The group's ack_wait, ms."""
 
 
-class LateGroups(LateStorage):
+class LateGroups(LaterStorage):
     """A storage that completes everything with its next poll, groups included."""
+
+    def poll(self) -> int:
+        self.finish_all()
+        return super().poll()
+
+    def _later(self, key: TopicPartition, work: Completion) -> None:
+        super()._later(key, work)
+        self.notify()
 
     def save_group(
         self, group: str, at: TopicPartition, state: bytes, done: Callable[[PortaskError | None], None]
     ) -> None:
-        def saved(error: PortaskError | None) -> None:
-            self._later(lambda: done(error))
+        def work() -> None:
+            self.inner.save_group(group, at, state, lambda error: self._finished.append(lambda: done(error)))
 
-        self.inner.save_group(group, at, state, saved)
+        self._later(at, work)
 
     def load_groups(self) -> object:
         return self.inner.load_groups()
