@@ -14,9 +14,11 @@ from portask.contracts import Server
 from portask.core.broker import Broker
 from portask.server.build import build
 
+DEFAULTS = {"server.options.grace": 0.3, "storage.variant": "memory"}
+
 
 class RunningBroker:
-    """A broker that listens.
+    """A broker that listens, with storage memory unless told otherwise.
 
     Attributes:
         host: 127.0.0.1.
@@ -28,7 +30,7 @@ class RunningBroker:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.engine: Broker
         self._server: Server
-        self.engine, self._server = build(load(None, {}, {"server.options.grace": 0.3} | settings))
+        self.engine, self._server = build(load(None, {}, DEFAULTS | settings))
         self._ready = threading.Event()
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(settings.get("server.port", 0),), daemon=True)
@@ -78,5 +80,5 @@ def start_broker() -> Iterator[StartBroker]:
 
 @pytest.fixture
 def broker(start_broker: StartBroker) -> RunningBroker:
-    """A broker as the defaults make it."""
+    """A broker with nothing special."""
     return start_broker()

@@ -9,16 +9,19 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
 import structlog
 
+from portask import registry
 from portask.admin import logs
-from portask.config import DEFAULT_HOST, DEFAULT_PORT, Loaded, Settings, changes, resolve
+from portask.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_PORT, Loaded, Settings, changes, resolve
 from portask.config.fingerprint import mismatch
 from portask.config.live import live
+from portask.config.options import options as variant_options
 from portask.contracts import FAMILIES, Closeable, Durability
 from portask.core.broker import Broker
 from portask.errors import ConfigError, PortaskError
@@ -44,7 +47,12 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
     "--port", type=click.IntRange(0, 65535), help=f"TCP port, {DEFAULT_PORT} unless set; 0 picks a free one."
 )
 @click.option("--server", metavar="VARIANT", help="Server variant.")
-@click.option("--storage", metavar="VARIANT", help="Storage variant.")
+@click.option("--storage", metavar="VARIANT", help="Storage variant; `memory` keeps nothing.")
+@click.option(
+    "--data",
+    metavar="FOLDER",
+    help=f"Where messages are kept, ./{DEFAULT_FOLDER} unless set; made if need be.",
+)
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Least severe events that are logged.")
 def serve(
     *,
@@ -53,9 +61,12 @@ def serve(
     port: int | None,
     server: str | None,
     storage: str | None,
+    data: str | None,
     log_level: str | None,
 ) -> None:
     """Run a broker until it is told to stop.
+
+    Messages are kept in a folder, and are there again after a restart.
 
     Settings come from the file, PORTASK_… variables over it, and these options over both; `portask config check`
     shows the result. One line on stdout says when the broker is ready; logs go to stderr.
@@ -68,6 +79,7 @@ def serve(
         "server.port": port,
         "server.variant": server,
         "storage.variant": storage,
+        "storage.options.path": data,
         "logging.level": log_level,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
@@ -75,7 +87,11 @@ def serve(
     settings = loaded.settings
     logs.configure(settings.logging.level, settings.logging.format, color=not os.environ.get("NO_COLOR"))
     _remark(loaded)
-    engine, runner = build(settings)
+    folder = _folder(settings)
+    try:
+        engine, runner = build(settings)
+    except OSError as error:
+        _cannot_keep(folder, error)
     reload = _Reload(engine, settings, lambda: resolve(path, os.environ, overrides))
     _on_signals(runner.stop, reload)
     place = settings.server
@@ -84,7 +100,7 @@ def serve(
     def ready(bound_host: str, bound_port: int) -> None:
         nonlocal listening
         listening = True
-        click.echo(_ready_line(settings, engine, bound_host, bound_port))
+        click.echo(_ready_line(settings, engine, folder, bound_host, bound_port))
         sys.stdout.flush()
         log.info("ready", host=bound_host, port=bound_port, pid=os.getpid())
 
@@ -112,11 +128,37 @@ def _remark(loaded: Loaded) -> None:
         )
 
 
-def _ready_line(settings: Settings, engine: Broker, host: str, port: int) -> str:
+def _folder(settings: Settings) -> str:
+    """The folder in which the chosen storage keeps its files; empty for one that has none."""
+    path = variant_options(registry.get("storage", settings.storage.variant))[0].get("path")
+    return "" if path is None else str(Path(settings.storage.options.get("path", path.default)).absolute())
+
+
+def _ready_line(settings: Settings, engine: Broker, folder: str, host: str, port: int) -> str:
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     chosen = " ".join(f"{family}={settings.choice(family).variant}" for family in reversed(FAMILIES))
     durability = engine.storage.durability
-    return f"portask: ready on {shown}; {chosen}; durability={durability.value} ({_PROMISE[durability]})"
+    place = f"; kept in {folder}" if folder else ""
+    return (
+        f"portask: ready on {shown}; {chosen}; durability={durability.value} ({_PROMISE[durability]}){place}"
+    )
+
+
+def _cannot_keep(folder: str, error: OSError) -> NoReturn:
+    """Says why the folder cannot be used, if that is what went wrong.
+
+    Raises:
+        PortaskError: it is.
+        OSError: it is not.
+    """
+    if not folder or not isinstance(error.filename, str | Path):
+        raise error
+    if not Path(error.filename).absolute().is_relative_to(folder):
+        raise error
+    raise PortaskError(
+        f"messages cannot be kept in {folder}: {error.strerror or error}; "
+        "choose another folder with --data, or keep nothing with --storage memory"
+    ) from error
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from portask.config.settings import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_URL, Choice, Settings
+from portask.config.settings import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_PORT, DEFAULT_URL, Choice, Settings
 
 if TYPE_CHECKING:
     from portask.config.live import Change, changes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from portask.config.options import make
 
 __all__ = [
+    "DEFAULT_FOLDER",
     "DEFAULT_HOST",
     "DEFAULT_PORT",
     "DEFAULT_URL",

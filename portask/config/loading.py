@@ -56,7 +56,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings of a broker. Touches the file once and imports the chosen variants that are given options.
+    """The settings of a broker. Touches the file once and imports the chosen variants that have options.
 
     Args:
         path: A TOML file; ``None`` for the one that ``PORTASK_CONFIG`` names, or none at all.
@@ -172,8 +172,11 @@ def _check_choices(
     choices = {}
     for family in FAMILIES:
         key = (family, "variant")
-        options = {key[2]: value for key, value in good.items() if key[0] == family and is_option(key)}
-        chosen = Choice(good.get(key, defaults.choice(family).variant), options)
+        default = defaults.choice(family)
+        variant = good.get(key, default.variant)
+        options = dict(default.options) if variant == default.variant else {}
+        options |= {key[2]: value for key, value in good.items() if key[0] == family and is_option(key)}
+        chosen = Choice(variant, options)
         if key in merged and key not in good:
             choices[family] = chosen  # the name is no name: said already, and no options are known for it
         else:

@@ -108,7 +108,8 @@ def check_choice(
         return chosen
     reason = entry.unavailable()
     if reason:
-        problems.add(where, key, f"cannot run here: {reason}", chosen.variant)
+        other = "; or choose `--storage memory`, which keeps nothing" if family == "storage" else ""
+        problems.add(where, key, f"cannot run here: {reason}{other}", chosen.variant)
         return chosen
     if not chosen.options:
         return chosen

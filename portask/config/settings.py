@@ -21,6 +21,8 @@ DEFAULT_PORT = 7711
 """Not assigned by IANA, and above the range that needs privileges."""
 DEFAULT_URL = f"portask://{DEFAULT_HOST}:{DEFAULT_PORT}"
 """Where the clients of the command line look for a broker."""
+DEFAULT_FOLDER = "portask-data"
+"""Where a broker keeps messages, below its working directory."""
 
 _GIB = 1024**3
 _FRAME_MAX = 2**32 - 1  # the header's length field has 32 bits
@@ -153,14 +155,14 @@ class TopicSettings(Struct, frozen=True):
 
 
 class MemorySettings(Struct, frozen=True):
-    """``[memory]``: the watermark for queued data."""
+    """``[memory]``: the watermark for data that is queued in RAM. Storages that keep files have limits of their own."""
 
     max_bytes: Annotated[
         int,
         Meta(
             ge=1024**2,
             le=2**62,
-            description="a number of bytes from 1048576; publishers pause when queued data reaches it",
+            description="a number of bytes from 1048576; publishers pause when data queued in RAM reaches it",
         ),
     ] = _GIB
 
@@ -190,7 +192,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     pool: Choice = Choice("none")
     compression: Choice = Choice("never")
     workers: Choice = Choice("inline")
-    storage: Choice = Choice("memory")
+    storage: Choice = Choice("segment-log", {"path": DEFAULT_FOLDER, "mode": "os"})
     limits: LimitSettings = LimitSettings()
     topics: TopicSettings = TopicSettings()
     memory: MemorySettings = MemorySettings()

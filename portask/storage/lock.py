@@ -1,12 +1,18 @@
-"""One broker a folder: two that append to the same files would destroy each other's records."""
+"""One broker a folder: two that append to the same files would destroy each other's records.
+
+And one storage a folder: a broker that is started with another storage would begin anew beside what is there, as if
+nothing had ever been published.
+"""
 
 from __future__ import annotations
 
 import os
 
 from portask.errors import StorageError
+from portask.storage.files import Files, read_all, write_all
 
 NAME = "lock"
+KIND = "storage"
 
 
 class FolderLock:
@@ -34,7 +40,7 @@ class FolderLock:
             os.close(fd)
             who = f"the process {owner}" if owner else "another process"
             raise StorageError(
-                f"{folder} is in use by {who}: stop it, or choose another folder for this one"
+                f"{folder} is in use by {who}: stop it, or choose another folder (portask serve --data FOLDER)"
             ) from None
         except BaseException:
             os.close(fd)
@@ -51,3 +57,30 @@ class FolderLock:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+
+def claim(files: Files, folder: str, kind: str) -> None:
+    """Notes in the file ``storage`` which variant has its files in the folder, or finds that noted.
+
+    Args:
+        files: The file layer.
+        folder: Locked by the caller, who syncs it afterwards.
+        kind: Name of the storage variant.
+
+    Raises:
+        StorageError: another one has its files there.
+        OSError: it cannot be read or noted.
+    """
+    fd = files.open(f"{folder}/{KIND}", create=True)
+    try:
+        known, end, _ = read_all(files, fd, 256, 0).decode(errors="replace").partition("\n")
+        if not end:  # new, or half-written before a crash
+            write_all(files, fd, [f"{kind}\n".encode()], 0)
+            known = kind
+    finally:
+        files.close(fd)
+    if known != kind:
+        raise StorageError(
+            f"{folder} holds what the storage {known} keeps: choose --storage {known}, or another folder for {kind} "
+            "(portask serve --data FOLDER)"
+        )

@@ -3,6 +3,7 @@
 ::
 
     FOLDER/lock                               held by the one process that has the log open
+    FOLDER/storage                            says segment-log (`portask.storage.lock`)
     FOLDER/groups.log                         what consumer groups know (`portask.storage.groups`)
     FOLDER/topics/TOPIC/NUMBER/OFFSET.log     record batches (`portask.storage.segments`)
     FOLDER/topics/TOPIC/NUMBER/OFFSET.index   vouches for a segment (`portask.storage.index`)
@@ -44,7 +45,7 @@ from portask.storage.gathering import gather
 from portask.storage.groups import GroupLog
 from portask.storage.histogram import Histogram
 from portask.storage.index import Standing
-from portask.storage.lock import FolderLock
+from portask.storage.lock import FolderLock, claim
 from portask.storage.options import check
 from portask.storage.partition import PartitionLog
 from portask.storage.segments import Segment
@@ -54,6 +55,7 @@ from portask.storage.trimming import trim
 
 log = structlog.get_logger("portask.storage")
 
+NAME = "segment-log"
 TOPICS = "topics"
 
 
@@ -108,6 +110,7 @@ class SegmentLog(Appending):
         Path(path).mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self._folder)
         try:
+            claim(self._files, self._folder, NAME)
             self._root = self._files.open_to_read(self._folder)
         except BaseException:
             self._lock.release()

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,13 +34,14 @@ def environment(**more: str) -> dict[str, str]:
     return kept | more
 
 
-def run(*arguments: str, stdin: bytes = b"", **more: str) -> Result:
+def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None, **more: str) -> Result:
     """Runs ``portask`` with ``arguments`` to its end."""
     done = subprocess.run(
         [*PROGRAM, *arguments],
         input=stdin,
         capture_output=True,
         env=environment(**more),
+        cwd=cwd,
         timeout=30,
         check=False,
     )
@@ -71,15 +73,18 @@ def on_terminal(*arguments: str, **more: str) -> str:
 
 
 class Running:
-    """``portask serve``, ready."""
+    """``portask serve``, ready, with a working directory of its own unless one is given."""
 
-    def __init__(self, *arguments: str, **more: str) -> None:
+    def __init__(self, *arguments: str, cwd: Path | None = None, **more: str) -> None:
+        self._own = tempfile.TemporaryDirectory(prefix="portask-test-") if cwd is None else None
+        self.cwd = Path(self._own.name) if self._own else cwd
         self.process = subprocess.Popen(
             [*PROGRAM, "serve", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(**more),
+            cwd=self.cwd,
         )
         assert self.process.stdout is not None
         self.ready_line = self.process.stdout.readline().decode()
@@ -102,6 +107,8 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(number)
         out, err = self.process.communicate(timeout=20)
+        if self._own is not None:
+            self._own.cleanup()
         return Result(self.process.returncode, out.decode(), err.decode())
 
 
@@ -110,8 +117,8 @@ def serving() -> Iterator[Callable[..., Running]]:
     """Starts brokers that end with the test."""
     started: list[Running] = []
 
-    def start(*arguments: str, **more: str) -> Running:
-        started.append(Running("--port", "0", *arguments, **more))
+    def start(*arguments: str, cwd: Path | None = None, **more: str) -> Running:
+        started.append(Running("--port", "0", *arguments, cwd=cwd, **more))
         return started[-1]
 
     yield start

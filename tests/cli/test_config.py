@@ -32,6 +32,10 @@ def test_defaults_are_printed_too() -> None:
         "host": "127.0.0.1",
         "port": Settings().server.port,
     }
+    assert printed["storage"] == {
+        "variant": "segment-log",
+        "options": {"path": "portask-data", "mode": "os"},
+    }
 
 
 def test_a_machine_reads_json(toml: Callable[[str], str]) -> None:

@@ -29,8 +29,8 @@ def topic() -> str:
     return f"t{next(_names)}"
 
 
-def pub(broker: Running, *arguments: str, stdin: bytes = b"", **more: str) -> str:
-    result = run("pub", *arguments, "--url", broker.url, stdin=stdin, **more)
+def pub(broker: Running, *arguments: str, stdin: bytes = b"") -> str:
+    result = run("pub", *arguments, "--url", broker.url, stdin=stdin)
     assert (result.code, result.err) == (0, "")
     return result.out
 

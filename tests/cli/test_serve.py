@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +17,15 @@ import pytest
 from portask import registry
 from portask.wire.connection import Connection, Role
 from portask.wire.frames import Opcode
-from tests.cli.conftest import Running, run
+from tests.cli.conftest import PROGRAM, Running, environment, run
 
 Start = Callable[..., Running]
 SERVERS = [entry.name for entry in registry.entries("server")]
+
+
+def complaints(err: str) -> list[str]:
+    """Lines of stderr that are no log."""
+    return [line for line in err.splitlines() if not line.startswith("{")]
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -24,10 +33,10 @@ def test_a_broker_says_what_it_is_made_of_and_ends_when_told(serving: Start, ser
     reason = registry.get("server", server).unavailable()
     if reason:
         pytest.skip(reason)
-    broker = serving("--server", server)
+    broker = serving("--server", server, "--storage", "memory")
     assert f"server={server} storage=memory" in broker.ready_line
     assert "codec=cbor2" in broker.ready_line
-    assert "durability=memory (lost when the broker ends)" in broker.ready_line
+    assert broker.ready_line.endswith("durability=memory (lost when the broker ends)\n")
     with socket.create_connection(("127.0.0.1", broker.port), timeout=5):
         pass
     result = broker.end(signal.SIGTERM)
@@ -36,6 +45,98 @@ def test_a_broker_says_what_it_is_made_of_and_ends_when_told(serving: Start, ser
     events = [json.loads(line) for line in result.err.splitlines()]
     assert [event["event"] for event in events] == ["ready", "stopped"]
     assert events[0]["port"] == broker.port
+
+
+def test_without_a_word_messages_are_kept_below_the_working_directory(serving: Start, tmp_path: Path) -> None:
+    first = serving(cwd=tmp_path)
+    folder = tmp_path / "portask-data"
+    assert " storage=segment-log " in first.ready_line
+    assert first.ready_line.endswith(
+        f"; durability=os (survives the broker, not a power loss); kept in {folder}\n"
+    )
+    assert run("pub", "demo", "hello", "--url", first.url).code == 0
+    first.end(signal.SIGKILL)
+    again = serving(cwd=tmp_path)
+    told = run("sub", "demo", "--from", "earliest", "--count", "1", "--raw", "--url", again.url)
+    assert told.out == "hello"
+
+
+def test_a_flag_says_where_messages_are_kept(serving: Start, tmp_path: Path) -> None:
+    broker = serving("--data", "elsewhere/deep", cwd=tmp_path)
+    assert f"kept in {tmp_path}/elsewhere/deep\n" in broker.ready_line
+    assert (tmp_path / "elsewhere/deep/topics").is_dir()
+    assert not (tmp_path / "portask-data").exists()
+
+
+def test_memory_is_one_flag_away_and_leaves_no_files(serving: Start, tmp_path: Path) -> None:
+    broker = serving("--storage", "memory", cwd=tmp_path)
+    assert "storage=memory" in broker.ready_line
+    assert "kept in" not in broker.ready_line
+    assert broker.end().code == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_broker_in_the_folder_is_told_what_to_do(serving: Start, tmp_path: Path) -> None:
+    first = serving(cwd=tmp_path)
+    result = run("serve", "--port", "0", cwd=tmp_path)
+    assert (result.code, result.out) == (1, "")
+    (line,) = complaints(result.err)
+    assert line == (
+        f"portask: portask-data is in use by the process {first.process.pid}: stop it, or choose another folder "
+        "(portask serve --data FOLDER)"
+    )
+
+
+def test_another_storage_s_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "portask-data").mkdir()
+    (tmp_path / "portask-data" / "storage").write_text("lmdb\n")
+    result = run("serve", "--port", "0", cwd=tmp_path)
+    assert (result.code, result.out) == (1, "")
+    (line,) = complaints(result.err)
+    assert line == (
+        "portask: portask-data holds what the storage lmdb keeps: choose --storage lmdb, or another folder for "
+        "segment-log (portask serve --data FOLDER)"
+    )
+    assert sorted(path.name for path in (tmp_path / "portask-data").iterdir()) == ["lock", "storage"]
+
+
+def _without_override() -> None:
+    """Root may write where its permissions say that it may not: give that up (capability 1, for the next program)."""
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, 1, 0, 0, 0) != 0:
+        raise OSError("this root cannot give up CAP_DAC_OVERRIDE")
+
+
+_PR_CAPBSET_DROP = 24
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gives up a capability of Linux")
+def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    done = subprocess.run(
+        [*PROGRAM, "serve", "--port", "0"],
+        capture_output=True,
+        cwd=tmp_path,
+        env=environment(),
+        preexec_fn=_without_override,
+        timeout=30,
+        check=False,
+    )
+    tmp_path.chmod(0o755)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        f"portask: messages cannot be kept in {tmp_path}/portask-data: Permission denied; "
+        "choose another folder with --data, or keep nothing with --storage memory\n"
+    )
+
+
+def test_a_file_in_the_folder_s_place_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "portask-data").write_text("mine")
+    result = run("serve", "--port", "0", cwd=tmp_path)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(
+        f"portask: messages cannot be kept in {tmp_path}/portask-data: File exists; "
+    )
+    assert result.err.count("\n") == 1
 
 
 def test_ctrl_c_ends_it_gracefully_too(serving: Start) -> None:
@@ -58,12 +159,12 @@ def test_a_second_signal_ends_it_at_once(serving: Start, toml: Callable[[str], s
         assert broker.end(signal.SIGTERM).code == 128 + signal.SIGTERM
 
 
-def test_a_port_in_use_is_one_clear_line(serving: Start) -> None:
+def test_a_port_in_use_is_one_clear_line(serving: Start, tmp_path: Path) -> None:
     port = serving().port
-    result = run("serve", "--port", str(port))
+    result = run("serve", "--port", str(port), cwd=tmp_path)
     assert result.code == 1
     assert result.out == ""
-    (line,) = [line for line in result.err.splitlines() if not line.startswith("{")]
+    (line,) = complaints(result.err)
     assert (
         line
         == f"portask: 127.0.0.1:{port} is in use; stop the program that has it, or choose another with --port"

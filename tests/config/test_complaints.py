@@ -91,11 +91,11 @@ def path(tmp_path: Path) -> Path:
         ),
         ("[codec]\nvariant = 7", ["codec.variant = 7: ", "must be a variant's name"]),
         (
-            "[storage.options]\nmax_byte = 5",
+            "[storage]\nvariant = 'memory'\noptions.max_byte = 5",
             ["storage.options.max_byte = 5: ", "storage/memory has no such option; did you mean max_bytes?"],
         ),
         (
-            "[storage.options]\nzzz = 5",
+            "[storage]\nvariant = 'memory'\noptions.zzz = 5",
             ["storage.options.zzz = 5: ", "has no such option; it has: max_bytes: int = ", "coalesce_bytes"],
         ),
         (
@@ -261,3 +261,16 @@ def test_a_bug_of_a_variant_is_not_blamed_on_the_settings() -> None:
         make("pool", Choice("needy"), notify=None)
     with pytest.raises(UnknownVariant):
         make("pool", Choice("nobody"))
+
+
+def test_where_the_default_storage_cannot_run_the_one_that_can_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("portask.storage.why_not", lambda: "needs a POSIX system")
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert str(caught.value) == (
+        'default: storage.variant = "segment-log": cannot run here: needs a POSIX system; '
+        "or choose `--storage memory`, which keeps nothing"
+    )
+    assert load(None, {}, {"storage.variant": "memory"}).storage == Choice("memory")

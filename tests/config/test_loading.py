@@ -17,10 +17,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "portask.toml"
 
 
-def test_nothing_given_gives_the_reference_variants_and_the_documented_defaults() -> None:
+def test_nothing_given_gives_the_reference_variants_a_log_and_the_documented_defaults() -> None:
     settings = load()
     assert settings == Settings()
-    assert {family: settings.choice(family).variant for family in REFERENCE_NAMES} == REFERENCE_NAMES
+    chosen = {family: settings.choice(family).variant for family in REFERENCE_NAMES}
+    assert chosen == REFERENCE_NAMES | {"storage": "segment-log"}
+    assert settings.storage.options == {"path": "portask-data", "mode": "os"}
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", DEFAULT_PORT)
     assert settings.limits.max_frame_bytes == 8 * 1024 * 1024
     assert settings.limits.hello_timeout_s == 5
@@ -115,7 +117,7 @@ def test_environment_text_becomes_the_type_of_the_setting() -> None:
     assert settings.topics.auto_create is False
     assert settings.topics.retention.age_s == 1.5
     assert settings.limits.hello_timeout_s == 2.0
-    assert settings.storage.options == {"max_bytes": 4096}
+    assert settings.storage.options == {"path": "portask-data", "mode": "os", "max_bytes": 4096}
 
 
 def test_other_programs_may_have_variables_of_that_prefix() -> None:
@@ -171,3 +173,13 @@ def test_dotted_keys_of_flat_are_toml_keys(path: Path) -> None:
     assert flat['topics."a.b".partitions'] == 3
     for key in flat:
         tomllib.loads(f"{key} = 1")
+
+
+def test_options_of_the_default_variant_are_kept_one_by_one_and_belong_to_it_alone(path: Path) -> None:
+    path.write_text('[storage]\noptions.mode = "synced"\n')
+    loaded = resolve(path)
+    assert loaded.settings.storage == Choice("segment-log", {"path": "portask-data", "mode": "synced"})
+    assert loaded.sources["storage.options.path"] == "default"
+    assert loaded.sources["storage.options.mode"] == str(path)
+    assert load(None, {}, {"storage.variant": "memory"}).storage == Choice("memory")
+    assert "storage.options.path" not in resolve(None, {}, {"storage.variant": "memory"}).sources

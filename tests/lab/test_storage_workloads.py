@@ -15,6 +15,7 @@ from portask.errors import PortaskError
 from portask.messages import Buffer, RecordBatch, TopicPartition
 from portask.reference.storage import MemoryStorage
 from portask.registry import Entry
+from portask.storage.files import Files
 from portask_lab import blocks, suites, workloads
 from portask_lab.corpora.load import load
 from portask_lab.suites import QUICK
@@ -170,6 +171,16 @@ def test_waiting_producers_share_syncs() -> None:
     work.close()
     assert found.metrics["grouped"][0] > 2
     assert found.metrics["p50"][0] <= found.metrics["p99"][0]
+
+
+def test_an_ack_that_takes_longer_than_the_measurement_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Files, "sync", lambda _files, _fd: time.sleep(0.05))
+    work = prepared("storage.acks", LOG, durability="synced", producers=1, batch=1)
+    found = work.measure(0.01)
+    work.verify()
+    work.close()
+    assert found.metrics["p50"][0] >= 50_000
+    assert found.metrics["rate"][0] > 0
 
 
 def test_a_log_that_comes_back_short_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,22 @@ def test_the_broker_s_memory_limit_is_not_the_device_s(tmp_path: Path) -> None:
     storage.close()
 
 
+@pytest.mark.parametrize("noted", [b"", b"segm", b"\0" * 12])
+def test_a_note_of_whose_folder_it_is_that_was_torn_is_written_again(tmp_path: Path, noted: bytes) -> None:
+    small(tmp_path / "log").close()
+    note = tmp_path / "log" / "storage"
+    assert note.read_bytes() == b"segment-log\n"
+    note.write_bytes(noted)
+    small(tmp_path / "log").close()
+    assert note.read_bytes() == b"segment-log\n"
+    note.write_bytes(b"other\n")
+    for _ in range(2):
+        with pytest.raises(
+            StorageError, match="holds what the storage other keeps: choose --storage other, or"
+        ):
+            small(tmp_path / "log")
+
+
 def test_after_close_everything_is_refused_in_words(tmp_path: Path) -> None:
     storage = small(tmp_path / "log")
     fill(storage, range(3))

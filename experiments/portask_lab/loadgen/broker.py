@@ -19,7 +19,10 @@ from portask_lab.loadgen.processes import Child
 def start(
     variant: str, *, storage: str = "memory", storage_options: Mapping[str, Any] | None = None, **options: Any
 ) -> Child:
-    """A broker with that server and that storage, in a process of its own, reference variants otherwise."""
+    """A broker with that server and that storage, in a process of its own, reference variants otherwise.
+
+    The storage is always named, never left to what `portask serve` would choose.
+    """
     own = msgspec.json.encode({"grace": 0.2, **options}).decode()
     given = msgspec.json.encode(storage_options or {}).decode()
     return Child([sys.executable, "-m", "portask_lab.loadgen.broker", variant, own, storage, given])

@@ -12,6 +12,10 @@ from portask_lab.results import Run
 from portask_lab.statistics import Ratio
 
 _DURABLE = ("storage.acks", "storage.published", "storage.recovery")
+_IN_RAM = Prose(
+    "These brokers keep messages in RAM (storage memory, durability memory), not in files as `portask serve` does "
+    "unless told otherwise. What files cost is in the storage suite's figures."
+)
 
 
 def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
@@ -121,7 +125,8 @@ def _latency(run: Run, swatches: dict[str, str]) -> Section | None:
     if table is None:
         return None
     mark = next((c.mark for c in run.criteria if c.unit == "µs" and "latency" in c.id), None)
-    return Section("latency", "End-to-end latency", _present(*shapes.percentiles(run, swatches, mark), table))
+    pictures = shapes.percentiles(run, swatches, mark)
+    return Section("latency", "End-to-end latency", _present(_IN_RAM, *pictures, table))
 
 
 def _memory(run: Run, swatches: dict[str, str]) -> Section | None:
@@ -136,7 +141,7 @@ def _throughput(run: Run, swatches: dict[str, str]) -> Section | None:
     table = tables.matrix(run, "throughput", folded=True)
     if table is None:
         return None
-    return Section("throughput", "Throughput beside other products", _present(picture, table))
+    return Section("throughput", "Throughput beside other products", _present(_IN_RAM, picture, table))
 
 
 def _storage(run: Run) -> Section | None:
@@ -152,7 +157,7 @@ def _storage(run: Run) -> Section | None:
 
 def _broker(run: Run) -> Section | None:
     found = [table for suite in ("connections", "cpu") if (table := tables.matrix(run, suite))]
-    return Section("broker", "Connections and CPU", tuple(found)) if found else None
+    return Section("broker", "Connections and CPU", (_IN_RAM, *found)) if found else None
 
 
 def _conformance(run: Run) -> Section:

@@ -1,6 +1,7 @@
 """Over sockets: throughput, latency, CPU and connections of whole brokers, each a process of its own.
 
-The variants are servers; everything else of the broker is the reference. Two ways of driving them:
+The variants are servers; everything else of the broker is the reference, so messages are kept in RAM (storage memory),
+which is not what `portask serve` does unless told so. Two ways of driving them:
 
 * ``network.…``: the lab's lean load generator (`portask_lab.loadgen`). This is the broker's figure.
 * ``network.client_…``: the asyncio client, publisher and subscriber in one process. This is what a Python user
