@@ -1,1 +1,9 @@
+from collections.abc import Sequence
+
+from portask.messages import Buffer, Message
+
 __version__: str
+
+def encode(messages: Sequence[Message], base_timestamp: int) -> bytes: ...
+def decode(body: Buffer, count: int, base_timestamp: int) -> list[Message]: ...
+def reads_fields() -> bool: ...

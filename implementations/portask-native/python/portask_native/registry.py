@@ -2,4 +2,16 @@
 
 from portask.registry import Entry
 
-VARIANTS: tuple[Entry, ...] = ()
+_NATIVE = frozenset({"native"})
+_COMPILED = "portask_native:why_not"
+
+VARIANTS = (
+    Entry(
+        "codec",
+        "native",
+        "portask_native.codec:NativeCodec",
+        "CBOR in Rust, straight to and from messages",
+        capabilities=_NATIVE,
+        requires=_COMPILED,
+    ),
+)
