@@ -42,7 +42,10 @@ class Acks:
         self.failed: BaseException | None = None
 
     def measure(self, seconds: float) -> Measurement:
-        """One run of about ``seconds``; its first fifth is warm-up, and what that began is not counted."""
+        """One run of about ``seconds``; its first fifth is warm-up, and what that began is not counted.
+
+        It goes on until at least one append was counted, however slow the device is.
+        """
         driven, parsed, size = self.driven, self.parsed, len(self.parsed)
         append = driven.storage.append
         waits: list[int] = []
@@ -70,8 +73,8 @@ class Acks:
         ]
         start = perf_counter_ns()
         opens, ends = start + int(_WARM_UP * seconds * 1e9), start + int(seconds * 1e9)
-        syncs = 0
-        while (now := perf_counter_ns()) < ends and self.failed is None:
+        syncs = before = 0
+        while ((now := perf_counter_ns()) < ends or not waits) and self.failed is None:
             if not counting and now >= opens:
                 counting, syncs, before = now, self._syncs(), self.acknowledged
             turn = ready[:]
@@ -83,6 +86,7 @@ class Acks:
             driven.end_turn()
             if not ready:
                 driven.wait(lambda: bool(ready) or self.failed is not None)
+        self._must_work()
         span = (now - counting) / 1e9
         count, done_syncs = self.acknowledged - before, self._syncs() - syncs
         driven.wait(lambda: self.acknowledged == self.appended or self.failed is not None)
@@ -98,8 +102,7 @@ class Acks:
 
     def verify(self) -> None:
         """Every append was acknowledged, in order, and is there."""
-        if self.failed is not None:
-            raise WrongResult(f"an append failed: {self.failed}")
+        self._must_work()
         if self.acknowledged != self.appended:
             raise WrongResult(f"{self.acknowledged} of {self.appended} appends were acknowledged")
         if self.disordered:
@@ -111,6 +114,10 @@ class Acks:
     def close(self) -> None:
         """Closes the storage."""
         self.driven.close()
+
+    def _must_work(self) -> None:
+        if self.failed is not None:
+            raise WrongResult(f"an append failed: {self.failed}")
 
     def _syncs(self) -> int:
         """Syncs so far, as the storage itself counts them; 0 for one that does not sync."""
