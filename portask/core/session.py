@@ -107,6 +107,18 @@ class Session:
             self.inbox += frames
         self._broker.arrived(self)
 
+    def receive_frames(self, frames: list[Frame], refused: Buffer = b"") -> None:
+        """See `portask.contracts.FramedEndpoint.receive_frames`."""
+        frames = self.connection.admit(frames, refused)
+        if frames:
+            self.inbox += frames
+        self._broker.arrived(self)
+
+    @property
+    def frame_limit(self) -> int:
+        """See `portask.contracts.FramedEndpoint.frame_limit`."""
+        return self.connection.limit
+
     @property
     def gone(self) -> bool:
         """Nothing can be sent any more."""
