@@ -131,18 +131,19 @@ class Connection:
         hello: What the client said, on the broker's side.
         fault: Why the connection is closed, if a fault closed it.
         limit: Largest body that may come now, bytes: little before the handshake is complete.
+        output: What waits to be written, in order. Always the same list.
     """
 
     __slots__ = (
         "_allowed",
         "_offer",
-        "_out",
         "_parser",
         "_peer_limit",
         "_plain",
         "fault",
         "hello",
         "limit",
+        "output",
         "role",
         "state",
         "welcome",
@@ -163,7 +164,7 @@ class Connection:
         self._peer_limit = HELLO_LIMIT
         self._allowed = TRANSITIONS[role, State.HANDSHAKE]
         self._plain = _PLAIN[role, State.HANDSHAKE]
-        self._out: list[Buffer] = []
+        self.output: list[Buffer] = []
 
     # ── what arrives ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -321,9 +322,9 @@ class Connection:
         length = len(body)
         if length > self._peer_limit:
             raise too_large_for_peer(length, self._peer_limit)
-        self._out.append(frame_header(opcode, length, correlation, channel, flags))
+        self.output.append(frame_header(opcode, length, correlation, channel, flags))
         if length:
-            self._out.append(body)
+            self.output.append(body)
 
     def send_control(
         self, opcode: int, body: msgspec.Struct, correlation: int = 0, channel: int = 0, flags: int = 0
@@ -340,24 +341,24 @@ class Connection:
             raise LocalProtocolError("the connection is closed: nothing can be sent on it")
         if length > self._peer_limit and not fits_as_window(length, self._peer_limit, flags):
             raise too_large_for_peer(length, self._peer_limit)
-        self._out.append(frame_header(opcode, length, correlation, channel, flags))
-        self._out += parts
+        self.output.append(frame_header(opcode, length, correlation, channel, flags))
+        self.output += parts
 
     def take_output(self) -> list[Buffer]:
         """Everything queued since the last call, in order. The list is the caller's."""
-        out = self._out
-        self._out = []
+        out = self.output.copy()
+        self.output.clear()
         return out
 
     @property
     def has_output(self) -> bool:
         """Whether `take_output` would give anything."""
-        return bool(self._out)
+        return bool(self.output)
 
     @property
     def queued(self) -> int:
         """Bytes that `take_output` would give. Costs about 50 ns a piece."""
-        return sum(map(len, self._out))
+        return sum(map(len, self.output))
 
     def fail(self, fault: PortaskError) -> None:
         """Tells the peer why, and closes: nothing more is received or sent after the output that is queued."""
@@ -365,6 +366,6 @@ class Connection:
             return
         self.fault = fault
         body = control.encode(control.Error(fault.code, str(fault)[:1024]))
-        self._out.append(frame_header(Opcode.ERROR, len(body)))
-        self._out.append(body)
+        self.output.append(frame_header(Opcode.ERROR, len(body)))
+        self.output.append(body)
         self._enter(State.CLOSED)

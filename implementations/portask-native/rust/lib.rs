@@ -6,10 +6,13 @@
 #[cfg(feature = "python")]
 use pyo3::prelude::*;
 
+pub mod reactor;
+
 /// The extension module: a plain list of the parts.
 #[cfg(feature = "python")]
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    reactor::register(m)?;
     Ok(())
 }

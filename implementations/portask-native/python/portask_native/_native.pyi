@@ -1,1 +1,33 @@
+from collections.abc import Callable, Iterable
+
+from portask.contracts import Endpoint, Engine, FramedEndpoint
+from portask.wire.frames import Frame
+
 __version__: str
+
+class Reactor:
+    def __init__(
+        self,
+        listener: int,
+        engine: Engine,
+        starved: Callable[[int], None],
+        *,
+        read_bytes: int,
+        idle: str,
+        spin_us: int,
+        grace: float,
+    ) -> None: ...
+    @property
+    def connections(self) -> int: ...
+    def wait(self, deadline: int | None) -> tuple[int, list[tuple[FramedEndpoint, list[Frame], bytes]]]: ...
+    def send(self, departing: Iterable[Endpoint]) -> None: ...
+    def stop_listening(self) -> None: ...
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+
+class Framer:
+    limit: int
+    def __init__(self, limit: int) -> None: ...
+    @property
+    def buffered(self) -> int: ...
+    def feed(self, data: bytes) -> tuple[list[Frame], bytes]: ...
