@@ -463,6 +463,25 @@ class Endpoint(Protocol):
         ...
 
 
+class FramedEndpoint(Endpoint, Protocol):
+    """What a server calls that cuts the stream into frames itself."""
+
+    frame_limit: int
+    """Largest body that may come now, bytes. Grows once, when the handshake is complete."""
+    output: list[Buffer]
+    """What `take_output` would give. The same list for as long as the endpoint lives: taking out is clearing it."""
+
+    def receive_frames(self, frames: list[Any], refused: Buffer = b"") -> None:
+        """`Endpoint.receive` for frames that were cut and checked already.
+
+        Args:
+            frames: Each a `portask.wire.frames.Frame` within `frame_limit`, in order. The list is the endpoint's.
+            refused: The 24 bytes behind them, if those are no header of a frame within the limit. The endpoint
+                says why; the server reads and drops whatever comes after.
+        """
+        ...
+
+
 class Engine(Protocol):
     """The broker as a server sees it. Synchronous, single-threaded, and it touches neither sockets nor clocks."""
 

@@ -47,7 +47,7 @@ class Channel:
 
 
 class Session:
-    """Implements `portask.contracts.Endpoint`.
+    """Implements `portask.contracts.FramedEndpoint`.
 
     Attributes:
         reading: Bytes that its FETCHes may still bring: reads that are under way.
@@ -69,6 +69,7 @@ class Session:
         "last_seen",
         "logged",
         "next_delivery",
+        "output",
         "owed",
         "paused",
         "peer",
@@ -84,6 +85,7 @@ class Session:
         self._broker = broker
         self.peer = peer
         self.connection = Connection(Role.BROKER, offer)
+        self.output = self.connection.output
         self.take_output: Callable[[], list[Buffer]] = self.connection.take_output
         self.closing = False
         self.congested = False
@@ -106,6 +108,18 @@ class Session:
         if frames:
             self.inbox += frames
         self._broker.arrived(self)
+
+    def receive_frames(self, frames: list[Frame], refused: Buffer = b"") -> None:
+        """See `portask.contracts.FramedEndpoint.receive_frames`."""
+        frames = self.connection.admit(frames, refused)
+        if frames:
+            self.inbox += frames
+        self._broker.arrived(self)
+
+    @property
+    def frame_limit(self) -> int:
+        """See `portask.contracts.FramedEndpoint.frame_limit`."""
+        return self.connection.limit
 
     @property
     def gone(self) -> bool:

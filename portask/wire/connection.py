@@ -34,6 +34,7 @@ from portask.wire.frames import (
     Opcode,
     fits_as_window,
     frame_header,
+    refusal,
     too_large_for_peer,
 )
 
@@ -109,6 +110,13 @@ TRANSITIONS: dict[tuple[Role, State], dict[int, State]] = {
     (Role.CLIENT, State.DRAINING): _row(_ANSWERS, State.DRAINING) | {Opcode.DRAIN: State.DRAINING},
     (Role.CLIENT, State.CLOSED): {},
 }
+_PLAIN = {
+    place: frozenset(int(code) for code, target in row.items() if code > Opcode.DRAIN and target is place[1])
+    for place, row in TRANSITIONS.items()
+}
+"""What changes nothing and is the caller's alone to handle, so that a look at the opcode is all it needs."""
+_FLAGS = {Role.BROKER: REPLY, Role.CLIENT: REPLY | WINDOW}
+"""Those that may arrive."""
 _KNOWN = frozenset(Opcode)
 _TOLERANT = frozenset({State.OPEN, State.DRAINING})
 
@@ -122,16 +130,20 @@ class Connection:
         welcome: What was agreed, once it was.
         hello: What the client said, on the broker's side.
         fault: Why the connection is closed, if a fault closed it.
+        limit: Largest body that may come now, bytes: little before the handshake is complete.
+        output: What waits to be written, in order. Always the same list.
     """
 
     __slots__ = (
         "_allowed",
         "_offer",
-        "_out",
         "_parser",
         "_peer_limit",
+        "_plain",
         "fault",
         "hello",
+        "limit",
+        "output",
         "role",
         "state",
         "welcome",
@@ -143,14 +155,16 @@ class Connection:
         """Args: ``offer`` is what a broker welcomes with; ``max_frame`` what a client takes, bytes."""
         self.role = role
         self.state = State.HANDSHAKE
+        self.limit = HELLO_LIMIT
         self.hello: control.Hello | None = None
         self.welcome: control.Welcome | None = None
         self.fault: PortaskError | None = None
         self._offer = offer or control.Welcome(VERSION, max_frame, "portask", "memory")
-        self._parser = FrameParser(HELLO_LIMIT, REPLY if role is Role.BROKER else REPLY | WINDOW)
+        self._parser: FrameParser | None = None  # made when it is needed: a server may cut frames itself
         self._peer_limit = HELLO_LIMIT
         self._allowed = TRANSITIONS[role, State.HANDSHAKE]
-        self._out: list[Buffer] = []
+        self._plain = _PLAIN[role, State.HANDSHAKE]
+        self.output: list[Buffer] = []
 
     # ── what arrives ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,17 +174,35 @@ class Connection:
         After a fault `fault` is set, the state is CLOSED, and an ERROR for the peer is in the output.
         """
         parser = self._parser
-        was_open = self.state is not State.HANDSHAKE
+        if parser is None:
+            parser = self._parser = FrameParser(self.limit, _FLAGS[self.role])
+        parser.limit = self.limit
         frames = parser.feed(data)
         if frames:
-            frames = self._admit(frames)
-        if parser.failed is not None and self.state is not State.CLOSED:
+            frames = self.admit(frames)
+        if parser.failed is not None:
             self.fail(parser.failed)
-        elif not was_open and self.state is not State.HANDSHAKE:
-            parser.limit = self._offer.max_frame
         return frames
 
-    def _admit(self, frames: list[Frame]) -> list[Frame]:
+    def admit(self, frames: list[Frame], refused: Buffer = b"") -> list[Frame]:
+        """Like `receive`, for frames that were cut out of the stream elsewhere.
+
+        Args:
+            frames: They keep to `limit`.
+            refused: The 24 bytes after them that are no frame's header, or the header of one above `limit`, if
+                the stream ended there.
+        """
+        fault = refusal(refused, self.limit, _FLAGS[self.role]) if refused else None
+        plain = self._plain
+        for frame in frames:
+            if frame.opcode not in plain or frame.flags > REPLY:
+                frames = self._judge(frames)
+                break
+        if fault is not None:
+            self.fail(fault)
+        return frames
+
+    def _judge(self, frames: list[Frame]) -> list[Frame]:
         """Applies the transition table; answers what can be answered here."""
         handled: list[Frame] = []
         for frame in frames:
@@ -261,7 +293,9 @@ class Connection:
 
     def _enter(self, state: State) -> None:
         self.state = state
+        self.limit = self._offer.max_frame
         self._allowed = TRANSITIONS[self.role, state]
+        self._plain = _PLAIN[self.role, state]
 
     # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -288,9 +322,9 @@ class Connection:
         length = len(body)
         if length > self._peer_limit:
             raise too_large_for_peer(length, self._peer_limit)
-        self._out.append(frame_header(opcode, length, correlation, channel, flags))
+        self.output.append(frame_header(opcode, length, correlation, channel, flags))
         if length:
-            self._out.append(body)
+            self.output.append(body)
 
     def send_control(
         self, opcode: int, body: msgspec.Struct, correlation: int = 0, channel: int = 0, flags: int = 0
@@ -307,24 +341,24 @@ class Connection:
             raise LocalProtocolError("the connection is closed: nothing can be sent on it")
         if length > self._peer_limit and not fits_as_window(length, self._peer_limit, flags):
             raise too_large_for_peer(length, self._peer_limit)
-        self._out.append(frame_header(opcode, length, correlation, channel, flags))
-        self._out += parts
+        self.output.append(frame_header(opcode, length, correlation, channel, flags))
+        self.output += parts
 
     def take_output(self) -> list[Buffer]:
         """Everything queued since the last call, in order. The list is the caller's."""
-        out = self._out
-        self._out = []
+        out = self.output.copy()
+        self.output.clear()
         return out
 
     @property
     def has_output(self) -> bool:
         """Whether `take_output` would give anything."""
-        return bool(self._out)
+        return bool(self.output)
 
     @property
     def queued(self) -> int:
         """Bytes that `take_output` would give. Costs about 50 ns a piece."""
-        return sum(map(len, self._out))
+        return sum(map(len, self.output))
 
     def fail(self, fault: PortaskError) -> None:
         """Tells the peer why, and closes: nothing more is received or sent after the output that is queued."""
@@ -332,6 +366,6 @@ class Connection:
             return
         self.fault = fault
         body = control.encode(control.Error(fault.code, str(fault)[:1024]))
-        self._out.append(frame_header(Opcode.ERROR, len(body)))
-        self._out.append(body)
+        self.output.append(frame_header(Opcode.ERROR, len(body)))
+        self.output.append(body)
         self._enter(State.CLOSED)

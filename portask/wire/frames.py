@@ -31,7 +31,7 @@ import msgspec
 from crc32c import crc32c
 
 from portask.errors import FrameTooLarge, LocalProtocolError, RemoteProtocolError
-from portask.messages import Buffer
+from portask.messages import Buffer, RecordBatch
 
 MAGIC = b"PORT"
 VERSION = 2
@@ -79,13 +79,18 @@ class Opcode(IntEnum):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One parsed frame. ``body`` is a view, valid as long as the bytes that were fed are."""
+    """One parsed frame. ``body`` is a view, valid as long as the bytes that were fed are.
+
+    ``batch`` is what `portask.wire.batches.parse` would make of the body, if whoever parsed the frame checked that
+    as well; the limit of raw bytes is left to the reader.
+    """
 
     opcode: int
     flags: int
     correlation: int
     channel: int
     body: memoryview
+    batch: RecordBatch | None = None
 
 
 def frame_header(opcode: int, length: int, correlation: int = 0, channel: int = 0, flags: int = 0) -> bytes:
@@ -145,7 +150,7 @@ class FrameParser:
                 or flags & ~self.flags
                 or (length > self.limit and not fits_as_window(length, self.limit, flags))
             ):
-                self._refuse(view[start : start + HEADER_SIZE])
+                raise refusal(view[start : start + HEADER_SIZE], self.limit, self.flags)
             end = start + HEADER_SIZE + length
             if end > size:
                 self._length = HEADER_SIZE + length
@@ -173,7 +178,7 @@ class FrameParser:
                 or flags & ~self.flags
                 or (length > self.limit and not fits_as_window(length, self.limit, flags))
             ):
-                self._refuse(memoryview(pending))
+                raise refusal(pending, self.limit, self.flags)
             self._length = HEADER_SIZE + length
         missing = self._length - len(pending)
         part = view[taken : taken + missing]
@@ -186,25 +191,25 @@ class FrameParser:
         self._length = 0
         return taken + missing
 
-    def _refuse(self, header: memoryview) -> None:
-        """Says which field is wrong; the order matters: a stream that is no Portask at all should be told so."""
-        magic, version, opcode, flags, length, _, _, check = _HEADER.unpack(header)
-        if magic != MAGIC:
-            raise RemoteProtocolError(
-                f"not a Portask frame: begins with {bytes(header[:4])!r} instead of {MAGIC!r}"
-            )
-        if crc32c(header[:20]) != check:
-            raise RemoteProtocolError("a frame header is damaged: its checksum does not match")
-        if version != VERSION:
-            raise RemoteProtocolError(
-                f"frame version {version} is not spoken here: this is version {VERSION}"
-            )
-        if flags & ~self.flags:
-            raise RemoteProtocolError(f"reserved frame flags are set: {flags:#06x}")
-        raise FrameTooLarge(
-            f"a frame (opcode {opcode}) of {length:,} bytes is above the limit of {self.limit:,}: "
-            "send smaller batches or raise limits.max_frame_bytes"
-        )
+
+def refusal(header: Buffer, limit: int, allowed: int) -> RemoteProtocolError:
+    """What is wrong with a header that was refused, 24 bytes.
+
+    The order matters: a stream that is no Portask at all should be told so.
+    """
+    magic, version, opcode, flags, length, _, _, check = _HEADER.unpack(header)
+    if magic != MAGIC:
+        return RemoteProtocolError(f"not a Portask frame: begins with {magic!r} instead of {MAGIC!r}")
+    if crc32c(memoryview(header)[:20]) != check:
+        return RemoteProtocolError("a frame header is damaged: its checksum does not match")
+    if version != VERSION:
+        return RemoteProtocolError(f"frame version {version} is not spoken here: this is version {VERSION}")
+    if flags & ~allowed:
+        return RemoteProtocolError(f"reserved frame flags are set: {flags:#06x}")
+    return FrameTooLarge(
+        f"a frame (opcode {opcode}) of {length:,} bytes is above the limit of {limit:,}: "
+        "send smaller batches or raise limits.max_frame_bytes"
+    )
 
 
 def fits_as_window(length: int, limit: int, flags: int) -> bool:

@@ -7,6 +7,7 @@
 use pyo3::prelude::*;
 
 pub mod codec;
+pub mod reactor;
 
 /// The extension module: a plain list of the parts.
 #[cfg(feature = "python")]
@@ -14,5 +15,6 @@ pub mod codec;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     codec::register(m)?;
+    reactor::register(m)?;
     Ok(())
 }

@@ -14,4 +14,12 @@ VARIANTS = (
         capabilities=_NATIVE,
         requires=_COMPILED,
     ),
+    Entry(
+        "server",
+        "native-epoll",
+        "portask_native.epoll:NativeEpollServer",
+        "a reactor in Rust: waits, reads, frames and writes",
+        capabilities=_NATIVE,
+        requires=_COMPILED,
+    ),
 )

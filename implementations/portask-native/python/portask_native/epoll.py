@@ -1,0 +1,100 @@
+"""The server `native-epoll`: a reactor in Rust waits, reads, frames and writes; Python sees a wake-up at a time.
+
+A pass of the loop is two calls: `Reactor.wait` gives what arrived on all sockets, as lists of whole frames whose
+bodies are views of the receive buffers; after the turn, `Reactor.send` writes the outputs of all who have some.
+Batches are checked on the way. What a frame means, and what is wrong with one that is refused, is the core's to say.
+
+Receive buffers are shared by all connections and free again when nobody looks at them, so idle connections hold none.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from portask.contracts import Engine
+from portask_native._native import Reactor
+
+log = structlog.get_logger("portask.server")
+
+
+class NativeEpollServer:
+    """See the module's text.
+
+    Args:
+        read_bytes: Most that is read from a connection in one pass, and the size of a receive buffer.
+        idle: What to do until something arrives. ``"sleep"`` costs nothing, and some tens of µs each time it wakes
+            up. ``"spin-then-sleep"`` polls first, for ``spin_us`` at most, as long as waits have been shorter than
+            that lately: under load it burns the core it runs on, at rest it costs nothing. ``"spin"`` never sleeps
+            and burns one core.
+        spin_us: µs that ``"spin-then-sleep"`` polls.
+        grace: Seconds that clients get to finish when the server stops, and to read the rest when they are
+            hung up on.
+        backlog: Connections that may wait to be accepted.
+
+    Raises:
+        ValueError: There is no such ``idle``.
+    """
+
+    def __init__(
+        self,
+        read_bytes: int = 256 * 1024,
+        idle: Literal["sleep", "spin-then-sleep", "spin"] = "sleep",
+        spin_us: int = 50,
+        grace: float = 5.0,
+        backlog: int = 4096,
+    ) -> None:
+        if idle not in {"sleep", "spin-then-sleep", "spin"}:
+            raise ValueError(f"idle is sleep, spin-then-sleep or spin, not {idle!r}")
+        self._options = {"read_bytes": read_bytes, "idle": idle, "spin_us": spin_us, "grace": grace}
+        self._grace = grace
+        self._backlog = backlog
+        self._reactor: Reactor | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """See `portask.contracts.Server.stop`."""
+        self._stopped = True
+        if self._reactor is not None:
+            self._reactor.wake()
+
+    def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
+        """See `portask.contracts.Server.run`."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=self._backlog)
+        listener.setblocking(False)
+        address = listener.getsockname()
+        reactor = self._reactor = Reactor(listener.detach(), engine, _starved, **self._options)
+        engine.wake = reactor.wake
+        try:
+            ready(*address[:2])
+            while not self._stopped:
+                _pass(reactor, engine, engine.deadline())
+            self._shut_down(reactor, engine)
+        finally:
+            reactor.close()
+
+    def _shut_down(self, reactor: Reactor, engine: Engine) -> None:
+        reactor.stop_listening()
+        engine.drain(time.time_ns() // 1000)
+        end = time.monotonic() + self._grace
+        while reactor.connections and (left := end - time.monotonic()) > 0:
+            latest = time.time_ns() // 1000 + int(left * 1e6)
+            due = engine.deadline()
+            _pass(reactor, engine, latest if due is None else min(due, latest))
+
+
+def _pass(reactor: Reactor, engine: Engine, deadline: int | None) -> None:
+    # A function of its own: no view of a receive buffer may outlive the turn in a local variable.
+    now, arrived = reactor.wait(deadline)
+    for endpoint, frames, refused in arrived:
+        endpoint.receive_frames(frames, refused)
+    reactor.send(engine.turn(now))
+
+
+def _starved(connections: int) -> None:
+    log.error("no file descriptors left: not accepting", open=connections, hint="raise ulimit -n")

@@ -1,0 +1,38 @@
+//! A reactor for the server contract: it waits, reads, cuts into frames and writes for all sockets, with the
+//! interpreter let go; what the frames mean is decided in Python, once a wake-up and for all sockets together.
+//!
+//! ```text
+//! Reactor.wait   epoll_wait ─▶ accept, recv into shared slabs ─▶ frames and batches checked   (no interpreter)
+//!                engine.connect, engine.disconnect for who came and went
+//!                ◀─ [(endpoint, [Frame…], refused header)…]
+//! Python         endpoint.receive_frames(…) each, then engine.turn(now) once
+//! Reactor.send   the output lists of those that turn named ─▶ one sendmsg each              (no interpreter)
+//! ```
+//!
+//! What must hold:
+//!
+//! - A frame's body is a view of a slab. A slab is filled again only where no view of it is left, so a view that is
+//!   kept too long costs memory and never shows other bytes (`buffers`, `body`).
+//! - Output is read where Python has it. The lists' items are kept alive, and their buffers locked, until the kernel
+//!   has taken them; what it does not take is copied (`unsent`).
+//! - A place names another peer only after the next `wait` began (`sockets`).
+//! - Python objects are only ever let go with the interpreter held: peers that end while it is not are handed over
+//!   (`Pass::gone`).
+
+pub mod batches;
+pub mod buffers;
+pub mod framing;
+pub mod idle;
+pub mod poller;
+pub mod sockets;
+pub mod unsent;
+
+#[cfg(feature = "python")]
+mod body;
+#[cfg(feature = "python")]
+mod frames;
+#[cfg(feature = "python")]
+mod python;
+
+#[cfg(feature = "python")]
+pub use python::register;

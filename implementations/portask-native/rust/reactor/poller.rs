@@ -1,0 +1,121 @@
+//! Waiting for sockets: an epoll set, the eventfd that ends a wait from any thread, and how to wait.
+
+use super::idle::Waiting;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::Timespec;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{Errno, Result};
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+/// Events taken at once: what is beyond comes with the next wait.
+const EVENTS: usize = 256;
+/// A wait that polls comes up for air this often, for signals.
+const BREATH: Duration = Duration::from_millis(10);
+
+/// Somebody is ready for something.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// Who, by the name given to `Poller::add`.
+    pub name: u64,
+    /// For what.
+    pub flags: EventFlags,
+}
+
+/// One epoll set. Whoever is in it is named by a number.
+pub struct Poller {
+    epoll: OwnedFd,
+    ready: Vec<Ready>,
+    waiting: Waiting,
+}
+
+impl Poller {
+    /// An empty set.
+    pub fn new(waiting: Waiting) -> Result<Self> {
+        Ok(Poller {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            ready: Vec::with_capacity(EVENTS),
+            waiting,
+        })
+    }
+
+    /// Watches `fd`; closing it ends that.
+    pub fn add(&self, fd: impl AsFd, name: u64, flags: EventFlags) -> Result<()> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(name), flags)
+    }
+
+    /// Watches it for something else.
+    pub fn modify(&self, fd: impl AsFd, name: u64, flags: EventFlags) -> Result<()> {
+        epoll::modify(&self.epoll, fd, EventData::new_u64(name), flags)
+    }
+
+    /// Waits until something is ready, `timeout` at most (`None` for ever). False if nothing is, but the caller
+    /// should look at its signals.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let began = Instant::now();
+        let found = match self.spin(began, timeout) {
+            Some(found) => found,
+            None => self.ask(timeout.map(|timeout| timeout.saturating_sub(began.elapsed()))),
+        };
+        match found {
+            Ok(0) => Ok(timeout.is_some_and(|timeout| began.elapsed() >= timeout)),
+            Ok(_) => {
+                self.waiting.waited(began);
+                Ok(true)
+            }
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the last `wait` found. `put_back` should follow.
+    pub fn take(&mut self) -> Vec<Ready> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Saves the next wait an allocation.
+    pub fn put_back(&mut self, ready: Vec<Ready>) {
+        self.ready = ready;
+    }
+
+    /// Polls without sleeping, as long as that seems worth it. `None` if nothing came and it is time to sleep.
+    fn spin(&mut self, began: Instant, timeout: Option<Duration>) -> Option<Result<usize>> {
+        let spin = self.waiting.spin();
+        if spin == Some(Duration::ZERO) || timeout == Some(Duration::ZERO) {
+            return None;
+        }
+        let most = spin
+            .unwrap_or(BREATH)
+            .min(timeout.unwrap_or(BREATH))
+            .min(BREATH);
+        loop {
+            let found = self.ask(Some(Duration::ZERO));
+            if !matches!(found, Ok(0)) {
+                return Some(found);
+            }
+            if began.elapsed() >= most {
+                return spin.is_none().then_some(found);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// One `epoll_wait`. Its timeouts are in ms: rounded up, so that no timer comes early.
+    fn ask(&mut self, timeout: Option<Duration>) -> Result<usize> {
+        self.ready.clear();
+        let spec = timeout.map(|timeout| {
+            let ms = timeout.as_micros().div_ceil(1000) as i64;
+            Timespec {
+                tv_sec: ms / 1000,
+                tv_nsec: ms % 1000 * 1_000_000,
+            }
+        });
+        let mut room = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
+        let (found, _) = epoll::wait(&self.epoll, &mut room[..], spec.as_ref())?;
+        self.ready.extend(found.iter().map(|event| Ready {
+            name: event.data.u64(),
+            flags: event.flags,
+        }));
+        Ok(self.ready.len())
+    }
+}
