@@ -25,11 +25,7 @@ impl Buffers {
     /// Slabs of so many bytes, and so many at most in one read.
     pub fn new(size: usize) -> Self {
         let size = size.max(LEAST);
-        Buffers {
-            size,
-            current: BytesMut::with_capacity(size),
-            full: Vec::new(),
-        }
+        Buffers { size, current: BytesMut::with_capacity(size), full: Vec::new() }
     }
 
     /// Begins a wake-up: takes back the slab if nobody looks at it any more.
@@ -40,10 +36,7 @@ impl Buffers {
     /// Where to read to. `filled` must follow.
     pub fn room(&mut self) -> &mut [MaybeUninit<u8>] {
         if self.current.capacity() - self.current.len() < LEAST {
-            let free = self
-                .full
-                .iter_mut()
-                .position(|slab| slab.try_reclaim(self.size));
+            let free = self.full.iter_mut().position(|slab| slab.try_reclaim(self.size));
             let next = match free {
                 Some(at) => self.full.swap_remove(at),
                 None => BytesMut::with_capacity(self.size),
@@ -95,9 +88,7 @@ mod tests {
             buffers.rewind();
             held.push((round, fill(&mut buffers, 7000, round)));
         }
-        assert!(held
-            .iter()
-            .all(|(round, bytes)| bytes.iter().all(|byte| byte == round)));
+        assert!(held.iter().all(|(round, bytes)| bytes.iter().all(|byte| byte == round)));
         drop(held);
         assert!(buffers.full.len() <= KEPT);
         buffers.rewind();

@@ -17,10 +17,7 @@ impl Maker {
     pub fn new(py: Python<'_>) -> PyResult<Self> {
         Ok(Maker {
             frame: py.import("portask.wire.frames")?.getattr("Frame")?.unbind(),
-            batch: py
-                .import("portask.messages")?
-                .getattr("RecordBatch")?
-                .unbind(),
+            batch: py.import("portask.messages")?.getattr("RecordBatch")?.unbind(),
         })
     }
 
@@ -76,10 +73,7 @@ pub struct Framer {
 impl Framer {
     #[new]
     fn new(py: Python<'_>, limit: u32) -> PyResult<Self> {
-        Ok(Framer {
-            stream: Stream::new(limit),
-            maker: Maker::new(py)?,
-        })
+        Ok(Framer { stream: Stream::new(limit), maker: Maker::new(py)? })
     }
 
     /// Largest body accepted, bytes.

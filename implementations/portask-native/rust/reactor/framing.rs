@@ -99,18 +99,12 @@ pub struct Stream {
 impl Stream {
     /// A stream at its beginning.
     pub fn new(limit: u32) -> Self {
-        Stream {
-            held: None,
-            limit,
-            refused: false,
-        }
+        Stream { held: None, limit, refused: false }
     }
 
     /// Bytes held of an incomplete frame.
     pub fn buffered(&self) -> usize {
-        self.held
-            .as_ref()
-            .map_or(0, |held| held.have + held.body.len())
+        self.held.as_ref().map_or(0, |held| held.have + held.body.len())
     }
 
     /// Calls `cut` with what `piece` completes, in order.
@@ -170,17 +164,11 @@ impl Stream {
     /// Keeps a copy of a frame's beginning.
     fn hold(&mut self, start: &[u8], head: Option<Head>) {
         let have = start.len().min(HEADER);
-        let mut held = Box::new(Held {
-            header: [0; HEADER],
-            have,
-            head,
-            body: Vec::new(),
-        });
+        let mut held = Box::new(Held { header: [0; HEADER], have, head, body: Vec::new() });
         held.header[..have].copy_from_slice(&start[..have]);
         if let Some(head) = head {
             let body = &start[HEADER..];
-            held.body
-                .reserve_exact((head.length as usize).min(body.len().max(STEP)));
+            held.body.reserve_exact((head.length as usize).min(body.len().max(STEP)));
             held.body.extend_from_slice(body);
         }
         self.held = Some(held);
@@ -224,9 +212,7 @@ impl Stream {
     /// The frame that was cut, if it is whole now.
     fn finish(&mut self) -> Option<(Head, Vec<u8>)> {
         let head = self.held.as_ref()?.head?;
-        let whole = self
-            .held
-            .take_if(|held| held.body.len() == head.length as usize)?;
+        let whole = self.held.take_if(|held| held.body.len() == head.length as usize)?;
         Some((head, whole.body))
     }
 }
@@ -267,9 +253,7 @@ mod tests {
         let mut refused = None;
         for piece in pieces {
             stream.feed(piece, |found| match found {
-                Cut::Here(head, at) => {
-                    frames.push((head, piece[at..at + head.length as usize].to_vec()))
-                }
+                Cut::Here(head, at) => frames.push((head, piece[at..at + head.length as usize].to_vec())),
                 Cut::Whole(head, body) => frames.push((head, body)),
                 Cut::Refused(header) => refused = Some(header),
             });
@@ -280,35 +264,17 @@ mod tests {
     fn ways(bytes: &[u8]) -> Vec<Given> {
         let each: Vec<&[u8]> = bytes.chunks(1).collect();
         let some: Vec<&[u8]> = bytes.chunks(37).collect();
-        [vec![bytes], each, some]
-            .iter()
-            .map(|pieces| cut(&mut Stream::new(LIMIT), pieces))
-            .collect()
+        [vec![bytes], each, some].iter().map(|pieces| cut(&mut Stream::new(LIMIT), pieces)).collect()
     }
 
     #[test]
     fn frames_are_the_same_however_they_are_cut() {
         let bodies = [vec![], vec![1], vec![2; 100], vec![3; 70_000]];
-        let stream: Vec<u8> = (0..)
-            .zip(&bodies)
-            .flat_map(|(number, body)| frame(17, number, body))
-            .collect();
+        let stream: Vec<u8> = (0..).zip(&bodies).flat_map(|(number, body)| frame(17, number, body)).collect();
         for (frames, refused) in ways(&stream) {
             assert_eq!(refused, None);
-            assert_eq!(
-                frames
-                    .iter()
-                    .map(|(_, body)| body.clone())
-                    .collect::<Vec<_>>(),
-                bodies
-            );
-            assert_eq!(
-                frames
-                    .iter()
-                    .map(|(head, _)| head.correlation)
-                    .collect::<Vec<_>>(),
-                [0, 1, 2, 3]
-            );
+            assert_eq!(frames.iter().map(|(_, body)| body.clone()).collect::<Vec<_>>(), bodies);
+            assert_eq!(frames.iter().map(|(head, _)| head.correlation).collect::<Vec<_>>(), [0, 1, 2, 3]);
         }
     }
 

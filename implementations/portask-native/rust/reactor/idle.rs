@@ -24,11 +24,7 @@ pub struct Waiting {
 impl Waiting {
     /// `most` is the longest that `Idle::SpinThenSleep` polls.
     pub fn new(idle: Idle, most: Duration) -> Self {
-        Waiting {
-            idle,
-            most,
-            lately: Duration::ZERO,
-        }
+        Waiting { idle, most, lately: Duration::ZERO }
     }
 
     /// How long to poll from now on; `None` for ever.

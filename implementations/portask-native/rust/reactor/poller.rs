@@ -32,11 +32,7 @@ pub struct Poller {
 impl Poller {
     /// An empty set.
     pub fn new(waiting: Waiting) -> Result<Self> {
-        Ok(Poller {
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            ready: Vec::with_capacity(EVENTS),
-            waiting,
-        })
+        Ok(Poller { epoll: epoll::create(CreateFlags::CLOEXEC)?, ready: Vec::with_capacity(EVENTS), waiting })
     }
 
     /// Watches `fd`; closing it ends that.
@@ -84,10 +80,7 @@ impl Poller {
         if spin == Some(Duration::ZERO) || timeout == Some(Duration::ZERO) {
             return None;
         }
-        let most = spin
-            .unwrap_or(BREATH)
-            .min(timeout.unwrap_or(BREATH))
-            .min(BREATH);
+        let most = spin.unwrap_or(BREATH).min(timeout.unwrap_or(BREATH)).min(BREATH);
         loop {
             let found = self.ask(Some(Duration::ZERO));
             if !matches!(found, Ok(0)) {
@@ -105,17 +98,11 @@ impl Poller {
         self.ready.clear();
         let spec = timeout.map(|timeout| {
             let ms = timeout.as_micros().div_ceil(1000) as i64;
-            Timespec {
-                tv_sec: ms / 1000,
-                tv_nsec: ms % 1000 * 1_000_000,
-            }
+            Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 }
         });
         let mut room = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
         let (found, _) = epoll::wait(&self.epoll, &mut room[..], spec.as_ref())?;
-        self.ready.extend(found.iter().map(|event| Ready {
-            name: event.data.u64(),
-            flags: event.flags,
-        }));
+        self.ready.extend(found.iter().map(|event| Ready { name: event.data.u64(), flags: event.flags }));
         Ok(self.ready.len())
     }
 }

@@ -112,13 +112,12 @@ impl Reactor {
             }
         };
         let waiting = Waiting::new(idle, Duration::from_micros(spin_us));
-        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(failed)?;
+        let wake =
+            rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let wake = Arc::new(wake);
         Ok(Reactor {
             state: Mutex::new(Some(State {
-                sockets: Sockets::new(listener, wake.clone(), read_bytes, waiting)
-                    .map_err(failed)?,
+                sockets: Sockets::new(listener, wake.clone(), read_bytes, waiting).map_err(failed)?,
                 places: HashMap::default(),
                 leaving: VecDeque::new(),
                 engine,
@@ -136,11 +135,7 @@ impl Reactor {
 
     /// Waits until something arrives, `deadline` at most (µs since the epoch, `None` for ever), and takes it in.
     /// Gives the time and, for each endpoint that sent something, `(endpoint, frames, refused header)`.
-    fn wait<'py>(
-        &self,
-        py: Python<'py>,
-        deadline: Option<i64>,
-    ) -> PyResult<(i64, Bound<'py, PyList>)> {
+    fn wait<'py>(&self, py: Python<'py>, deadline: Option<i64>) -> PyResult<(i64, Bound<'py, PyList>)> {
         self.with(|state| {
             let timeout = state.timeout(deadline);
             let sockets = &mut state.sockets;
@@ -213,14 +208,15 @@ impl Reactor {
 
 impl Reactor {
     fn with<R>(&self, act: impl FnOnce(&mut State) -> PyResult<R>) -> PyResult<R> {
-        let mut guard =
-            match self.state.try_lock() {
-                Ok(guard) => guard,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return Err(PyRuntimeError::new_err(
+        let mut guard = match self.state.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(PyRuntimeError::new_err(
                     "the reactor is at work: it is one thread's, and the engine may only call wake",
-                )),
-            };
+                ))
+            }
+        };
         match guard.as_mut() {
             Some(state) => act(state),
             None => Err(PyRuntimeError::new_err("the reactor is closed")),
@@ -230,9 +226,7 @@ impl Reactor {
 
 impl State {
     fn clock(&mut self) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_micros() as i64);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         self.now = self.now.max(now);
     }
 
@@ -241,10 +235,7 @@ impl State {
             self.clock();
             Duration::from_micros(due.saturating_sub(self.now).max(0) as u64)
         });
-        let until = self
-            .leaving
-            .front()
-            .map(|(until, _)| until.saturating_duration_since(Instant::now()));
+        let until = self.leaving.front().map(|(until, _)| until.saturating_duration_since(Instant::now()));
         due.into_iter().chain(until).min()
     }
 
@@ -256,10 +247,7 @@ impl State {
         for (place, address) in std::mem::take(&mut self.sockets.pass.accepted) {
             let name = format!("{}:{}", address.ip(), address.port());
             let method = intern!(py, "connect");
-            let object = self
-                .engine
-                .bind(py)
-                .call_method1(method, (name, self.now))?;
+            let object = self.engine.bind(py).call_method1(method, (name, self.now))?;
             let output = object.getattr(intern!(py, "output")).map_err(|_| {
                 PyTypeError::new_err(
                     "the engine's endpoints take no frames: see portask.contracts.FramedEndpoint",
@@ -284,11 +272,7 @@ impl State {
                 break;
             }
             self.leaving.pop_front();
-            let same = |peer: &mut Connection| {
-                peer.tag
-                    .as_ref()
-                    .is_some_and(|tag| tag.until == Some(until))
-            };
+            let same = |peer: &mut Connection| peer.tag.as_ref().is_some_and(|tag| tag.until == Some(until));
             if self.sockets.peer(place).is_some_and(same) {
                 self.sockets.close(place);
             }
@@ -300,19 +284,14 @@ impl State {
     fn let_go(&mut self, py: Python<'_>) -> PyResult<()> {
         for endpoint in std::mem::take(&mut self.sockets.pass.gone) {
             self.places.remove(&(endpoint.object.as_ptr() as usize));
-            self.engine
-                .bind(py)
-                .call_method1(intern!(py, "disconnect"), (endpoint.object,))?;
+            self.engine.bind(py).call_method1(intern!(py, "disconnect"), (endpoint.object,))?;
         }
         Ok(())
     }
 
     fn complain(&mut self, py: Python<'_>) -> PyResult<()> {
         let now = Instant::now();
-        if self
-            .complained
-            .is_none_or(|last| now - last >= Duration::from_secs(1))
-        {
+        if self.complained.is_none_or(|last| now - last >= Duration::from_secs(1)) {
             self.complained = Some(now);
             self.starved.bind(py).call1((self.sockets.count(),))?;
         }
@@ -322,10 +301,7 @@ impl State {
     fn arrived<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
         for arrived in std::mem::take(&mut self.sockets.pass.arrived) {
-            let tag = self
-                .sockets
-                .peer(arrived.peer)
-                .and_then(|peer| peer.tag.as_ref());
+            let tag = self.sockets.peer(arrived.peer).and_then(|peer| peer.tag.as_ref());
             if let Some(tag) = tag {
                 let object = tag.object.bind(py);
                 let frames = self.maker.frames(py, arrived.frames)?;

@@ -42,11 +42,7 @@ pub struct Taken {
 impl Taken {
     /// Looks whether the body of a PUBLISH is a sound batch.
     pub fn new(head: Head, body: Bytes) -> Self {
-        let batch = if head.opcode == PUBLISH {
-            batches::check(&body)
-        } else {
-            None
-        };
+        let batch = if head.opcode == PUBLISH { batches::check(&body) } else { None };
         Taken { head, body, batch }
     }
 }
@@ -139,12 +135,7 @@ impl<T> Peer<T> {
 }
 
 fn send(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> Result<usize> {
-    net::sendmsg(
-        fd,
-        parts,
-        &mut SendAncillaryBuffer::default(),
-        SendFlags::NOSIGNAL,
-    )
+    net::sendmsg(fd, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
 }
 
 /// See the module's text.
@@ -164,12 +155,7 @@ pub struct Sockets<T> {
 
 impl<T> Sockets<T> {
     /// Accepts on `listener`, a listening socket that does not block; `wake` is an eventfd that ends a `wait`.
-    pub fn new(
-        listener: OwnedFd,
-        wake: Arc<OwnedFd>,
-        read_bytes: usize,
-        waiting: Waiting,
-    ) -> Result<Self> {
+    pub fn new(listener: OwnedFd, wake: Arc<OwnedFd>, read_bytes: usize, waiting: Waiting) -> Result<Self> {
         let poller = Poller::new(waiting)?;
         poller.add(&listener, LISTENER, EventFlags::IN)?;
         poller.add(&wake, WAKE, EventFlags::IN)?;
@@ -219,9 +205,7 @@ impl<T> Sockets<T> {
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
         self.free.append(&mut self.left);
         self.pass.starved = false;
-        let until = self
-            .accept_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
+        let until = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.into_iter().chain(until).min();
         let undisturbed = self.poller.wait(timeout)?;
         self.accept_again()?;
@@ -273,11 +257,7 @@ impl<T> Sockets<T> {
         }
         if wanted != peer.watched {
             peer.watched = wanted;
-            if self
-                .poller
-                .modify(&peer.fd, u64::from(place), wanted)
-                .is_err()
-            {
+            if self.poller.modify(&peer.fd, u64::from(place), wanted).is_err() {
                 self.close(place);
             }
         }
@@ -297,8 +277,7 @@ impl<T> Sockets<T> {
                 Err(Errno::CONNABORTED | Errno::PROTO | Errno::INTR) => {}
                 Err(Errno::MFILE | Errno::NFILE) => {
                     // the waiting connection stays ready: without a pause the loop would spin
-                    self.poller
-                        .modify(listener, LISTENER, EventFlags::empty())?;
+                    self.poller.modify(listener, LISTENER, EventFlags::empty())?;
                     self.accept_at = Some(Instant::now() + STARVED);
                     self.pass.starved = true;
                     break;
@@ -329,13 +308,8 @@ impl<T> Sockets<T> {
         });
         let watched = EventFlags::IN;
         self.poller.add(&fd, u64::from(place), watched)?;
-        self.peers[place as usize] = Some(Peer {
-            fd,
-            stream: Stream::new(HELLO_LIMIT),
-            unsent: None,
-            watched,
-            tag: None,
-        });
+        self.peers[place as usize] =
+            Some(Peer { fd, stream: Stream::new(HELLO_LIMIT), unsent: None, watched, tag: None });
         self.pass.accepted.push((place, address));
         Ok(())
     }
@@ -402,11 +376,7 @@ impl<T> Sockets<T> {
             Err(error) => return Err(error),
         }
         if !frames.is_empty() || refused.is_some() {
-            self.pass.arrived.push(Arrived {
-                peer: place,
-                frames,
-                refused,
-            });
+            self.pass.arrived.push(Arrived { peer: place, frames, refused });
         }
         Ok(true)
     }
