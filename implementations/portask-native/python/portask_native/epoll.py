@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -50,7 +50,12 @@ class NativeEpollServer:
     ) -> None:
         if idle not in {"sleep", "spin-then-sleep", "spin"}:
             raise ValueError(f"idle is sleep, spin-then-sleep or spin, not {idle!r}")
-        self._options = {"read_bytes": read_bytes, "idle": idle, "spin_us": spin_us, "grace": grace}
+        self._options: dict[str, Any] = {
+            "read_bytes": read_bytes,
+            "idle": idle,
+            "spin_us": spin_us,
+            "grace": grace,
+        }
         self._grace = grace
         self._backlog = backlog
         self._reactor: Reactor | None = None
