@@ -128,7 +128,9 @@ def test_a_cut_frame_holds_no_more_than_came_of_it() -> None:
     client = desk.client()
     client.raw = frame_header(Opcode.PUBLISH, 60 * MIB, 5, 1) + bytes(1000)
     desk.settle()
-    assert client.session.connection._parser.buffered == 1024
+    parser = client.session.connection._parser
+    assert parser is not None
+    assert parser.buffered == 1024
     assert not client.errors()
 
 
