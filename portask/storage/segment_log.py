@@ -90,6 +90,8 @@ class SegmentLog(Appending):
         files: Files | None = None,
     ) -> None:
         check(
+            NAME,
+            ("memory", "os", "synced"),
             mode,
             segment_bytes=segment_bytes,
             coalesce_bytes=coalesce_bytes,
