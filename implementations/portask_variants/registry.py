@@ -91,6 +91,14 @@ VARIANTS = (
     ),
     Entry("workers", "threads", "portask_variants.workers.threads:ThreadWorkers", "a thread pool"),
     Entry(
+        "storage",
+        "lmdb",
+        "portask_variants.storage.lmdb_storage:LmdbStorage",
+        "LMDB, a transaction a turn: a contrast; survives as its mode says",
+        needs=("lmdb",),
+        capabilities=frozenset({"durable"}),
+    ),
+    Entry(
         "server",
         "asyncio-protocol",
         "portask_variants.servers.asyncio_protocol:ProtocolServer",

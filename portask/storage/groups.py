@@ -17,16 +17,16 @@ to the state before, so their members see some records again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import Struct
 
 import msgspec
 import structlog
 from crc32c import crc32c
 
-from portask.errors import PortaskError, StorageError
+from portask.errors import StorageError
 from portask.messages import TopicPartition
 from portask.storage.files import Files, read_all, replace_file, write_all
+from portask.storage.turns import Saved
 
 log = structlog.get_logger("portask.storage")
 
@@ -38,7 +38,6 @@ _MAGIC = b"GRP\x01"
 _RECORD = Struct("<4sII")
 _COMPACT_ABOVE = 4 << 20
 
-Saved = Callable[[PortaskError | None], None]
 Key = tuple[str, TopicPartition]
 _Body = tuple[str, str, int, bytes | None]
 

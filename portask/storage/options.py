@@ -17,17 +17,23 @@ _LEAST = {
 }
 
 
-def check(mode: str, **sizes: int) -> None:
+def check(variant: str, modes: tuple[str, ...], mode: str, **sizes: int) -> None:
     """Checks the options of a log.
+
+    Args:
+        variant: Its name, for the text.
+        modes: That it has.
+        mode: That is asked for.
+        sizes: Options that are numbers.
 
     Raises:
         ConfigError: one of them makes no sense.
     """
-    if mode not in {"memory", "os", "synced"}:
-        raise ConfigError(f"segment-log has the modes memory, os and synced, not {mode!r}")
+    if mode not in modes:
+        raise ConfigError(f"{variant} has the modes {', '.join(modes[:-1])} and {modes[-1]}, not {mode!r}")
     for name, value in sizes.items():
         if value < _LEAST[name]:
-            raise ConfigError(f"segment-log: {name} is {value}, and {_LEAST[name]} is the least")
+            raise ConfigError(f"{variant}: {name} is {value}, and {_LEAST[name]} is the least")
 
 
 def why_not() -> str | None:

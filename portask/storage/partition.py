@@ -17,56 +17,44 @@ from collections.abc import Sequence
 
 import structlog
 
-from portask.contracts import Appended
 from portask.messages import Buffer, TopicPartition
 from portask.storage import reading, recovery, segments
 from portask.storage.files import PARTS, write_all, write_rest
 from portask.storage.index import Standing
 from portask.storage.recovery import Recovered
 from portask.storage.segments import HEADER_SIZE, Segment
-from portask.storage.shared import Shared, Turn
+from portask.storage.shared import Shared
+from portask.storage.turns import Gathered, Turn
 from portask.wire import batches
 
 log = structlog.get_logger("portask.storage")
 
 
-class PartitionLog:
+class PartitionLog(Gathered):
     """One partition; see the module's text. `reading` and `trimming` are the rest of it.
 
     Attributes:
-        pending: Appends since the last commit: base offset, stamped batch, callback.
-        pending_bytes: Of those.
-        ones: How many of them have one record.
-        standings: Their producers.
         unwritten: Mode ``memory``: base offset and batch of what is not in the files yet.
         tail: What the newest turns appended, by base offset, in RAM for readers at the tail.
         hints: Where reading stopped, by the offset that comes next.
-        producers: Where each producer stands, as far as readers see.
         in_flight: Standings of what is written and not synced.
-        bytes: Of stored batches, from ``first`` on.
         newest: Base offset of the newest batch.
         first_at: Position of ``first`` in the oldest segment.
         bases: Of the segments.
     """
 
     def __init__(self, shared: Shared, key: TopicPartition) -> None:
+        super().__init__(key)
         self.shared = shared
-        self.key = key
         topic, number = segments.folder_names(key)
         self.folder = f"{shared.folder}/{topic}/{number}"
         self.segments: list[Segment] = []
-        self.first = self.next = self.end = self.assigned = 0
+        self.end = 0
         self.newest = 0
-        self.bytes = 0
-        self.pending: list[tuple[int, bytes, Appended]] = []
-        self.pending_bytes = 0
-        self.ones = 0
-        self.standings: list[tuple[int, Standing]] = []
         self.unwritten: list[tuple[int, Buffer]] = []
         self.unwritten_bytes = 0
         self.tail: dict[int, Turn] = {}
         self.hints: dict[int, reading.Place] = {}
-        self.producers: dict[int, Standing] = {}
         self.in_flight: deque[Sequence[tuple[int, Standing]]] = deque()
         self.bases = array("Q")
         self._note_at = 0
@@ -116,12 +104,6 @@ class PartitionLog:
             if head.base >= offset:
                 return head.position
         return oldest.size
-
-    def forget_producers(self) -> None:
-        """Those whose records were all trimmed, so that the table does not grow for ever."""
-        gone = [producer for producer, standing in self.producers.items() if standing[2] < self.first]
-        for producer in gone:
-            del self.producers[producer]
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -23,7 +23,7 @@ from portask.storage import recovery
 from portask.storage.files import read_all
 from portask.storage.index import Hole, SparseIndex
 from portask.storage.segments import HEADER_SIZE, Segment
-from portask.storage.shared import Turn
+from portask.storage.turns import Turn
 from portask.wire import batches
 from portask.wire.batches import BATCH_HEADER_SIZE
 

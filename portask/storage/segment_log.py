@@ -25,26 +25,20 @@ quarantined (`portask.storage.recovery`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from portask.contracts import Compression, Durability, Found, Read
-from portask.errors import (
-    OffsetOutOfRange,
-    StorageError,
-    UnknownPartition,
-)
+from portask.errors import StorageError
 from portask.messages import TopicPartition
 from portask.storage import reading, recovery
-from portask.storage.appending import NO_LIMIT, Appending
+from portask.storage.appending import Appending
 from portask.storage.files import Files
 from portask.storage.gathering import gather
 from portask.storage.groups import GroupLog
 from portask.storage.histogram import Histogram
-from portask.storage.index import Standing
 from portask.storage.lock import FolderLock, claim
 from portask.storage.options import check
 from portask.storage.partition import PartitionLog
@@ -52,6 +46,7 @@ from portask.storage.segments import Segment
 from portask.storage.shared import Shared
 from portask.storage.syncing import Syncer
 from portask.storage.trimming import trim
+from portask.storage.turns import NO_LIMIT
 
 log = structlog.get_logger("portask.storage")
 
@@ -95,6 +90,8 @@ class SegmentLog(Appending):
         files: Files | None = None,
     ) -> None:
         check(
+            NAME,
+            ("memory", "os", "synced"),
             mode,
             segment_bytes=segment_bytes,
             coalesce_bytes=coalesce_bytes,
@@ -177,21 +174,9 @@ class SegmentLog(Appending):
         Errors: besides those of the contract, `StorageError` when the device does not give the bytes. When all up to
         the end was quarantined, `OffsetOutOfRange` with the end as ``first``.
         """
-        if self._dirty:
-            self.commit()  # what was appended before is read
-        held = self._logs.get(partition)
-        if held is None or not held.next:
-            done((), _unknown(partition))
-            return
-        if not held.first <= offset <= held.next:
-            text = f"offset {offset} of {partition} is not there: it holds {held.first} to {held.next}"
-            done((), OffsetOutOfRange(text, held.first, held.next))
-            return
-        if offset == held.next:
-            done((), None)
-            return
         try:
-            found = gather(held.read(offset, limit), self._coalesce_bytes)
+            held = self._readable(partition, offset)
+            found = gather(held.read(offset, limit), self._coalesce_bytes) if offset < held.next else ()
         except (StorageError, OSError) as error:
             done((), _unreadable(error, partition))
         else:
@@ -199,13 +184,8 @@ class SegmentLog(Appending):
 
     def lookup(self, partition: TopicPartition, when: int, done: Found) -> None:
         """See `portask.contracts.Storage.lookup`. Completes at once; `LATEST` is the end of what readers see."""
-        if self._dirty:
-            self.commit()  # what was appended before is found
-        held = self._logs.get(partition)
-        if held is None or not held.next:
-            done(-1, _unknown(partition))
-            return
         try:
+            held = self._asked(partition)
             offset = reading.lookup(held, when)
         except (StorageError, OSError) as error:
             done(-1, _unreadable(error, partition))
@@ -228,22 +208,6 @@ class SegmentLog(Appending):
         except (StorageError, OSError) as error:
             log.warning("not trimmed", partition=str(partition), reason=str(error))
         self._room += stored - held.bytes
-
-    def partitions(self) -> Iterable[TopicPartition]:
-        """See `portask.contracts.Catalog`."""
-        return [partition for partition, held in self._logs.items() if held.next]
-
-    def size(self, partition: TopicPartition) -> int:
-        """See `portask.contracts.Catalog`."""
-        held = self._logs.get(partition)
-        return held.bytes if held else 0
-
-    # ── producers and groups ──────────────────────────────────────────────────────────────────────────────
-
-    def producers(self, partition: TopicPartition) -> Mapping[int, Standing]:
-        """See `portask.contracts.Producers`."""
-        held = self._logs.get(partition)
-        return held.producers if held else {}
 
     # ── what a metric wants to know ───────────────────────────────────────────────────────────────────────
 
@@ -297,10 +261,6 @@ class SegmentLog(Appending):
             self._files.close(self._root)
             self._root = -1
         self._lock.release()
-
-
-def _unknown(partition: TopicPartition) -> UnknownPartition:
-    return UnknownPartition(f"nothing was ever published to {partition}")
 
 
 def _unreadable(error: StorageError | OSError, partition: TopicPartition) -> StorageError:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import structlog
 
-from portask.messages import Buffer
 from portask.storage import index
 from portask.storage.files import Files, OpenFiles, replace_file
 from portask.storage.index import Standing
 from portask.storage.segments import Segment
 from portask.storage.syncing import Syncer
+from portask.storage.turns import Turn
 
 if TYPE_CHECKING:
     from portask.storage.partition import PartitionLog
@@ -22,16 +21,6 @@ log = structlog.get_logger("portask.storage")
 
 _ENTRY_OVERHEAD = 400
 """Bytes that a cached turn costs beside its batches: objects, dictionary and queue slots."""
-
-
-class Turn(NamedTuple):
-    """What one turn appended to a partition."""
-
-    base: int
-    end: int
-    parts: Sequence[Buffer]
-    size: int
-    standings: Sequence[tuple[int, Standing]]
 
 
 class Shared:

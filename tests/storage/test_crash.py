@@ -15,21 +15,27 @@ from typing import Any
 import pytest
 import structlog
 
+from portask import registry
 from portask.errors import StorageError
 from portask.messages import TopicPartition
-from portask.storage import SegmentLog
 from portask_lab.conformance.storage_support import BASE, batch_of
 
+from .databases import DATABASES
 from .shims import SMALL, payloads
 
 KEYS = (TopicPartition("a", 0), TopicPartition("b", 7))
 ROUNDS = 6
 
 
-def write_until_killed(folder: str, mode: Any) -> None:
+def opened(folder: str | Path, variant: str, mode: str) -> Any:
+    options = SMALL if variant == "segment-log" else {}
+    return registry.get("storage", variant).make(path=folder, mode=mode, **options)
+
+
+def write_until_killed(folder: str, variant: str, mode: str) -> None:
     """Appends numbered records to both partitions, and prints what is acknowledged."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    storage = SegmentLog(folder, mode=mode, **SMALL)
+    storage = opened(folder, variant, mode)
     chance = random.Random(os.getpid())
     number = {key: len(payloads(storage, key)) if key in storage.partitions() else 0 for key in KEYS}
     out = sys.stdout
@@ -59,13 +65,17 @@ def write_until_killed(folder: str, mode: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["os", "synced"])
-def test_killed_in_a_loop_it_keeps_every_acknowledged_record(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("variant", ["segment-log", *DATABASES])
+def test_killed_in_a_loop_it_keeps_every_acknowledged_record(tmp_path: Path, variant: str, mode: str) -> None:
+    if reason := registry.get("storage", variant).unavailable():
+        pytest.skip(reason)
     chance = random.Random(7)
     acked = dict.fromkeys((key.partition for key in KEYS), 0)
     state = 0
     for _ in range(ROUNDS):
         program = (
-            f"from {__name__} import write_until_killed; write_until_killed({str(tmp_path)!r}, {mode!r})"
+            f"from {__name__} import write_until_killed; "
+            f"write_until_killed({str(tmp_path)!r}, {variant!r}, {mode!r})"
         )
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
@@ -79,7 +89,7 @@ def test_killed_in_a_loop_it_keeps_every_acknowledged_record(tmp_path: Path, mod
                 state = max(state, int(value))
             else:
                 acked[int(what)] = int(value)
-        with_log = SegmentLog(tmp_path, **SMALL)
+        with_log = opened(tmp_path, variant, mode)
         for key in KEYS:
             found = payloads(with_log, key) if key in with_log.partitions() else {}
             assert len(found) >= acked[key.partition]
@@ -90,13 +100,18 @@ def test_killed_in_a_loop_it_keeps_every_acknowledged_record(tmp_path: Path, mod
     assert all(acked.values())
 
 
-def test_a_second_broker_is_told_who_has_the_folder(tmp_path: Path) -> None:
-    program = f"from {__name__} import write_until_killed; write_until_killed({str(tmp_path)!r}, 'os')"
+@pytest.mark.parametrize("variant", ["segment-log", *DATABASES])
+def test_a_second_broker_is_told_who_has_the_folder(tmp_path: Path, variant: str) -> None:
+    if reason := registry.get("storage", variant).unavailable():
+        pytest.skip(reason)
+    program = (
+        f"from {__name__} import write_until_killed; write_until_killed({str(tmp_path)!r}, {variant!r}, 'os')"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"ready\n"
         with pytest.raises(StorageError, match=rf"in use by the process {writer.pid}: stop it"):
-            SegmentLog(tmp_path)
+            opened(tmp_path, variant, "os")
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-    SegmentLog(tmp_path).close()
+    opened(tmp_path, variant, "os").close()

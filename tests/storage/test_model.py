@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from portask import registry
 from portask.contracts import EARLIEST, LATEST, Closeable, GroupState, Producers
 from portask.errors import OffsetOutOfRange, UnknownPartition
 from portask.messages import TopicPartition
@@ -19,6 +20,7 @@ from portask.storage import SegmentLog
 from portask_lab.conformance.storage_support import BASE, Driver, batch_of, records
 
 from .conftest import ROOM
+from .databases import DATABASES
 
 KEYS = (TopicPartition("orders.eu", 0), TopicPartition("a b/../ü", 3))
 KEY = st.sampled_from(KEYS)
@@ -227,15 +229,47 @@ class RamMachine(SegmentMachine):
     mode = "memory"
 
 
-MACHINES = {"memory": Machine, "os": OsMachine, "synced": SyncedMachine, "segment-log-memory": RamMachine}
+class DatabaseMachine(Machine):
+    """A variant that keeps its records in a database."""
+
+    durable = True
+    variant: ClassVar[str]
+    mode: ClassVar[str]
+
+    def make(self) -> Any:
+        entry = registry.get("storage", self.variant)
+        return entry.make(path=self.folder, mode=self.mode, coalesce_bytes=2000)
+
+
+def machines() -> dict[str, type[Machine]]:
+    """Each storage in each of its modes."""
+    found: dict[str, type[Machine]] = {
+        "memory": Machine,
+        "segment-log-os": OsMachine,
+        "segment-log-synced": SyncedMachine,
+        "segment-log-memory": RamMachine,
+    }
+    for variant in DATABASES:
+        for mode in ("os", "synced"):
+            name = f"{variant}-{mode}"
+            found[name] = type(name, (DatabaseMachine,), {"variant": variant, "mode": mode})
+    return found
+
+
+MACHINES = machines()
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_model(name: str) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
+    machine = MACHINES[name]
+    if issubclass(machine, DatabaseMachine) and (
+        reason := registry.get("storage", machine.variant).unavailable()
+    ):
+        pytest.skip(reason)
     run_state_machine_as_test(
-        MACHINES[name],
+        machine,
         settings=settings(
             max_examples=25,
             stateful_step_count=30,
