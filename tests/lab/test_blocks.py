@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from portask import registry
-from portask_lab import blocks, noise, suites, summaries, workloads
+from portask_lab import blocks, noise, suites, summaries, worker, workloads
 from portask_lab.blocks import SuiteData, ask, run_suite
 from portask_lab.corpora.load import load
 from portask_lab.noise import Ledger, Rule
@@ -142,21 +142,30 @@ def test_arms_leave_out_what_does_not_apply() -> None:
     assert not any(arm.role == "control" for arm in uncontrolled)
 
 
-def test_planted_slowdowns_stretch_what_is_timed() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
+def test_planted_slowdowns_stretch_what_is_timed(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """On a clock of the test's own, which moves only when it is read or when work is done."""
+
+    class Clock:
+        now = 0
+
+        def __call__(self) -> int:
+            self.now += 100  # reading it takes time too, or nothing could wait for it
+            return self.now
+
     class Work:
         def run(self, iterations: int) -> int:
-            until = time.perf_counter_ns() + iterations * 100_000
-            while time.perf_counter_ns() < until:
-                pass
+            clock.now += iterations * 100_000
             return iterations
 
         def verify(self) -> None:
             raise AssertionError("sample() does not verify")
 
-    metric = Metric("rate", "1/s", "higher")
-    plain, slow = (min(sample(Work(), metric, 0.02, 4, share)) for share in (0.0, 1.0))
-    # not a timing claim: spinning through a fixed time, then as long again, halves the rate whatever the machine does
-    assert slow < 0.75 * plain
+    clock = Clock()
+    monkeypatch.setattr(worker, "perf_counter_ns", clock)
+    rates = sample(Work(), Metric("rate", "1/s", "higher"), 0.6, 4, share)
+    assert len(rates) == 4
+    assert rates == pytest.approx([10_000 / (1 + share)] * 4, rel=1e-3)
 
 
 def test_conformance_runs_in_a_process_of_its_own() -> None:
