@@ -27,7 +27,7 @@ import msgspec
 from portask.registry import REFERENCE_NAMES, Entry
 from portask_lab import workloads
 from portask_lab.noise import Ledger, Rule
-from portask_lab.results import CONTROL_SUFFIX, Block, Failure, Role
+from portask_lab.results import CONTROL_SUFFIX, Block, Failure, FailureKind, Role
 from portask_lab.suites import Job, Profile, Suite
 from portask_lab.worker import Line, Spec
 from portask_lab.workloads import Measurement
@@ -85,10 +85,17 @@ class SuiteData(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What became of one process."""
+    """What became of one process.
+
+    Attributes:
+        lines: What it said.
+        problem: Why it did not end as it should; empty when it did.
+        hung: It was killed when its time was up.
+    """
 
     lines: list[Line]
     problem: str = ""
+    hung: bool = False
 
 
 Progress = Callable[[str, float], None]
@@ -225,7 +232,7 @@ def _uses(jobs: Iterable[Job], corpus: str) -> bool:
 def _keep(data: SuiteData, arm: Arm, jobs: Sequence[Job], block: int, answer: Answer) -> None:
     open_jobs = dict(enumerate(jobs))
 
-    def fail(job: Job, detail: str) -> None:
+    def fail(job: Job, kind: FailureKind, detail: str) -> None:
         data.failures.append(
             Failure(
                 variant=arm.label,
@@ -234,6 +241,7 @@ def _keep(data: SuiteData, arm: Arm, jobs: Sequence[Job], block: int, answer: An
                 params=dict(job.params),
                 block=block,
                 detail=detail,
+                kind=kind,
             )
         )
 
@@ -244,17 +252,18 @@ def _keep(data: SuiteData, arm: Arm, jobs: Sequence[Job], block: int, answer: An
             continue
         job = open_jobs.pop(line.job)
         if line.error:
-            fail(job, line.error)
+            fail(job, "wrong" if line.wrong else "error", line.error)
         elif line.measurement and line.measurement.invalid:
-            fail(job, f"void: {line.measurement.invalid}")
+            fail(job, "void", line.measurement.invalid)
         elif line.measurement:
             data.taken.append(Taken(arm, job, block, line.pid, line.measurement))
     if answer.problem:
+        kind: FailureKind = "hung" if answer.hung else "crashed"
         guilty = open_jobs.pop(begun, None) if begun is not None else None
         if guilty:
-            fail(guilty, answer.problem)
+            fail(guilty, kind, answer.problem)
         for job in open_jobs.values():
-            fail(job, f"not reached: {answer.problem}" if guilty else answer.problem)
+            fail(job, "not reached" if guilty else kind, answer.problem)
 
 
 def ask(spec: Spec, timeout: float) -> Answer:
@@ -270,13 +279,13 @@ def ask(spec: Spec, timeout: float) -> Answer:
         start_new_session=True,
     )
     _running.add(process)
-    problem = ""
+    problem, hung = "", False
     try:
         out, errors = process.communicate(msgspec.json.encode(spec), timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
         out, errors = process.communicate()
-        problem = f"gave no answer within {timeout:.0f} s and was killed"
+        problem, hung = f"gave no answer within {timeout:.0f} s and was killed", True
     except BaseException:
         _kill(process)
         process.communicate()
@@ -289,7 +298,7 @@ def ask(spec: Spec, timeout: float) -> Answer:
     problem = problem or broken
     if problem:
         problem = f"{problem}\n{errors.decode(errors='replace')[-TAIL:]}".strip()
-    return Answer(lines, problem)
+    return Answer(lines, problem, hung)
 
 
 def _lines(out: bytes) -> tuple[list[Line], str]:

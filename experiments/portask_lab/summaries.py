@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from statistics import median
 
 import msgspec
 
@@ -45,6 +46,7 @@ class Table(msgspec.Struct):
     case: Case
     roles: dict[str, Role] = {}
     samples: Samples = {}
+    labels: dict[str, dict[str, set[str]]] = {}
     timed: bool = True
 
 
@@ -118,6 +120,8 @@ def _tables(data: SuiteData) -> tuple[dict[str, Table], list[RawSample]]:
             label = each.arm.label
             table.roles[label] = each.arm.role
             table.samples.setdefault(label, {}).setdefault(each.block, []).extend(values)
+            for key, seen in each.measurement.labels.items():
+                table.labels.setdefault(label, {}).setdefault(key, set()).add(seen)
             raw.append(
                 RawSample(
                     case=identity,
@@ -159,6 +163,7 @@ def _case(
         better=metric.better,
         decimals=metric.decimals,
         title=workload.title,
+        words=metric.words,
     )
 
 
@@ -224,6 +229,7 @@ def _summaries(
     for label, blocks in table.samples.items():
         role = table.roles[label]
         value = statistics.absolute(blocks, statistics.seed_of(seed, case.id, label))
+        medians = [median(samples) for samples in blocks.values()]
         summary = made[label] = Summary(
             case=case.id,
             variant=label,
@@ -235,6 +241,9 @@ def _summaries(
             samples=sum(map(len, blocks.values())),
             steady=statistics.steady(blocks) if table.timed else None,
             notes=_doubts(data, table, label),
+            least=min(medians),
+            most=max(medians),
+            labels={key: " and ".join(sorted(seen)) for key, seen in table.labels.get(label, {}).items()},
         )
         if reference is None or case.better == "none" or role in {"floor", "ceiling"}:
             continue
@@ -269,7 +278,10 @@ def _doubts(data: SuiteData, table: Table, label: str) -> list[str]:
         and failure.params == table.case.params
     ]
     blocks = len(data.blocks)
-    return [f"{len(failed)} of {blocks} processes failed; the others are shown"] if failed else []
+    void = sum(failure.kind == "void" for failure in failed)
+    notes = [f"{len(failed) - void} of {blocks} processes failed; the others are shown"]
+    notes += [f"{void} of {blocks} measurements are void; the others are shown"]
+    return [note for note, count in zip(notes, (len(failed) - void, void), strict=True) if count]
 
 
 def _finite(value: float, blocks: int) -> float | None:

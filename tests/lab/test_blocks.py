@@ -15,8 +15,9 @@ from portask_lab.corpora.load import load
 from portask_lab.noise import Ledger, Rule
 from portask_lab.results import Noise
 from portask_lab.suites import QUICK, Job, Suite
-from portask_lab.worker import Spec, sample
-from portask_lab.workloads import Metric
+from portask_lab.worker import Line, Spec, sample
+from portask_lab.workloads import Measurement, Metric
+from tests.lab.made import empty_run
 from tests.lab.variants import entry
 
 SUITE = Suite("rings", "Rings", "?", 30.0, 30.0)
@@ -68,13 +69,17 @@ def test_orders_come_from_the_seed_and_differ_between_blocks(files: dict[str, st
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("lossy", "WrongResult"), ("dying", "SIGKILL"), ("raising", "out of cheese")],
+    ("name", "kind", "words"),
+    [
+        ("lossy", "wrong", "WrongResult"),
+        ("dying", "crashed", "SIGKILL"),
+        ("raising", "error", "out of cheese"),
+    ],
 )
-def test_a_variants_fault_is_its_own(files: dict[str, str], name: str, words: str) -> None:
+def test_a_variants_fault_is_its_own(files: dict[str, str], name: str, kind: str, words: str) -> None:
     every = blocks.arms([JOB], [registry.get("ring", "deque"), entry(name)])
     data = run_suite(SUITE, msgspec.structs.replace(FAST, blocks=1, most=1), every, files, 1, rule=NEVER)
-    assert [failure.variant for failure in data.failures] == [f"ring/{name}"]
+    assert [(failure.variant, failure.kind) for failure in data.failures] == [(f"ring/{name}", kind)]
     assert words in data.failures[0].detail
     assert {each.arm.label for each in data.taken} == {"ring/deque", "ring/deque#again", "floor/bare-list"}
     if name == "dying":
@@ -87,17 +92,34 @@ def test_what_a_dead_process_had_finished_counts_and_the_rest_is_named(files: di
 
     every = [blocks.Arm("ring/dying", "variant", entry("dying"), (JOB, other("b"), other("c")), "ring")]
     data = run_suite(SUITE, msgspec.structs.replace(FAST, blocks=1, most=1), every, files, 1, rule=NEVER)
-    details = [failure.detail for failure in data.failures]
-    assert len(details) == 3
-    assert sum(detail.startswith("not reached") for detail in details) == 2
+    kinds = sorted(failure.kind for failure in data.failures)
+    assert kinds == ["crashed", "not reached", "not reached"]
 
 
 def test_a_process_that_hangs_is_killed(files: dict[str, str]) -> None:
     start = time.monotonic()
     answer = ask(Spec(entry("hanging"), [JOB], files), 1.0)
     assert "killed" in answer.problem
+    assert answer.hung
     assert answer.lines[0].begun
     assert time.monotonic() - start < 20
+    data = SuiteData(SUITE)
+    arm = blocks.Arm("ring/hanging", "variant", entry("hanging"), (JOB,), "ring")
+    blocks._keep(data, arm, [JOB], 0, answer)
+    assert [failure.kind for failure in data.failures] == ["hung"]
+
+
+def test_a_void_measurement_is_nobodys_fault(files: dict[str, str]) -> None:
+    late = Line(0, 1, measurement=Measurement({"cost": [1.0]}, invalid="the generator was late"))
+    data = SuiteData(SUITE)
+    arm = blocks.Arm("ring/good", "variant", entry("good"), (JOB,), "ring")
+    blocks._keep(data, arm, [JOB], 0, blocks.Answer([late]))
+    assert not data.taken
+    assert [(each.kind, each.detail) for each in data.failures] == [("void", "the generator was late")]
+    run = empty_run()
+    run.failures = data.failures
+    assert run.voids
+    assert not run.faults
 
 
 def test_a_noisy_block_is_voided_whole_and_measured_again(files: dict[str, str]) -> None:

@@ -13,8 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portask_lab import report, results
-from portask_lab.report import colours, compare, leads, markdown, numbers, page, shapes, tables
+from portask_lab import report, results, words
+from portask_lab.report import (
+    colours,
+    compare,
+    compression,
+    latency,
+    leads,
+    markdown,
+    memory,
+    numbers,
+    page,
+    tables,
+)
 from portask_lab.report.document import Cell, Column, Document, Listing, Prose, Section, Table
 from tests.lab.report_runs import full_run, machine
 
@@ -103,7 +114,7 @@ def _facts(run: results.Run) -> list[str]:
     yes += [item.reason for item in run.winners] + [item.name for item in run.corpora]
     yes += [item.reason for item in run.unavailable] + [block.reason for block in run.blocks]
     yes += [run.command, run.machine.cpu, run.machine.id, run.machine.kernel, *run.notes]
-    yes += [case.title for case in run.cases] + [curve.reason for curve in run.curves]
+    yes += [case.title for case in run.cases] + [item.detail for item in run.voids]
     yes += [item.variant for item in run.conformance]
     return sorted({text for text in yes if text})
 
@@ -196,8 +207,8 @@ def test_any_part_may_be_missing(missing: str, tmp_path: Path, monkeypatch: pyte
     run = full_run()
     run = msgspec.structs.replace(run, complete=False, **{missing: []})
     drawers: dict[str, tuple[Any, str, Any]] = {
-        "summaries": (compare, "bars", None), "points": (shapes, "pareto", None), "curves": (shapes, "percentiles", []),
-        "cases": (compare, "forests", []), "memory": (shapes, "memory", None), "traces": (shapes, "traces", []),
+        "summaries": (compare, "bars", None), "points": (compression, "pareto", None), "curves": (latency, "percentiles", []),
+        "cases": (compare, "forests", []), "memory": (memory, "slopes", None), "traces": (compression, "traces", []),
         "criteria": (compare, "marks", None),
     }  # fmt: skip
     for what, (module, name, nothing) in drawers.items():
@@ -294,7 +305,7 @@ def test_durations_and_sizes() -> None:
     assert numbers.seconds(3700) == "1 h 01 min"
     assert numbers.binary_size(24 << 30) == "24.0 GiB"
     assert (
-        numbers.params({"corpus": "tiny", "batch": 65536, "keyed": True, "x": None})
+        words.params({"corpus": "tiny", "batch": 65536, "keyed": True, "x": None})
         == "corpus tiny, batch 65,536, keyed"
     )
 
