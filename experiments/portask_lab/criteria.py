@@ -262,7 +262,9 @@ def _explain(
     elif rule.existence and worst.verdict == "fail":
         text += " That is what was shown here; nothing is extrapolated."
     elif worst.verdict == "fail" and straddles:
-        text += f" The interval does not decide it, but {who} missed the mark by {rule.margin:g} times or more."
+        text += (
+            f" The interval does not decide it, but {who} missed the mark by {rule.margin:g} times or more."
+        )
     elif worst.verdict == "inconclusive" and worst.low is None:
         text += (
             " One process gives no interval, and it did not miss the mark by enough to say more without one."

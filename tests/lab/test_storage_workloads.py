@@ -183,7 +183,7 @@ def test_only_durable_storages_are_asked_for_durable_cases() -> None:
 @pytest.mark.parametrize(("name", "where"), [("memory", "in RAM"), ("segment-log", "in files")])
 def test_where_queued_messages_lie_is_seen_not_declared(name: str, where: str) -> None:
     plain = Entry("storage", "x", registry.get("storage", name).target, "without any capability")
-    params = {"messages": 40_000, "payload": 64, "durability": "memory"}
+    params: dict[str, Any] = {"messages": 40_000, "payload": 64, "durability": "memory"}
     work = workloads.get("storage.queued").prepare(plain, EMPTY, params, 1)
     try:
         found = work.measure(0.0)
