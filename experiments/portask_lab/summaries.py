@@ -53,15 +53,10 @@ class Table(msgspec.Struct):
 def add(run: Run, data: SuiteData, seed: int) -> list[RawSample]:
     """Adds everything that ``data`` holds to ``run``; returns its raw lines, voided blocks included."""
     tables, raw = _tables(data)
-    voided = data.voided()
     valid = [block.index for block in data.blocks if not block.voided]
     blind = bool(data.blocks) and len(valid) < min(2, len(data.blocks))
     use = {block.index for block in data.blocks} if blind else set(valid)
-    if blind:
-        run.notes.append(
-            f"{data.suite.name}: the noise rule voided {len(voided)} of {len(data.blocks)} blocks; too few are left "
-            "to compare anything, the figures are those of all blocks: run again on a quieter machine"
-        )
+    run.notes += shortage(data, blind=blind)
     for table in tables.values():
         for label, blocks in table.samples.items():
             table.samples[label] = {index: values for index, values in blocks.items() if index in use}
@@ -77,10 +72,28 @@ def add(run: Run, data: SuiteData, seed: int) -> list[RawSample]:
     run.failures += data.failures
     run.notes += data.notes
     run.notes += sorted({note for each in data.taken for note in each.measurement.notes})
-    run.complete = run.complete and data.complete
     run.points += derive.points(data, use, seed)
     run.memory += derive.memory(data, use)
     return raw
+
+
+def shortage(data: SuiteData, *, blind: bool) -> list[str]:
+    """In a sentence, that a suite has too few valid blocks, and what follows from it; nothing when it has enough."""
+    if data.complete and not blind:
+        return []
+    name, made, voided = data.suite.name, len(data.blocks), len(data.voided())
+    if not made:
+        return [f"incomplete: {name} was not reached, time was up"]
+    text = f"{made} block{'s' * (made > 1)}" + (
+        f", {voided} of them voided by the noise rule" if voided else ""
+    )
+    if not data.complete:
+        text = f"{text} when its time was up, {data.wanted} are wanted"
+    if blind:
+        text += (
+            "; nothing is compared, and its figures are those of all blocks: run again on a quieter machine"
+        )
+    return [f"{'' if data.complete else 'incomplete: '}{name} has {text}"]
 
 
 def settled(data: SuiteData, width: float) -> bool:

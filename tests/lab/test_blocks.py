@@ -144,13 +144,33 @@ def test_a_noisy_block_is_voided_whole_and_measured_again(files: dict[str, str])
 
 
 def test_a_machine_that_is_never_quiet_ends_the_suite_in_time(files: dict[str, str]) -> None:
-    short = Suite("rings", "Rings", "?", 0.5, 0.5)
     every = blocks.arms([JOB], [registry.get("ring", "deque")])
     always = Rule(steal=-1.0, foreign=-1.0)
-    data = run_suite(short, msgspec.structs.replace(FAST, most=500), every, files, 1, rule=always)
+    many = msgspec.structs.replace(FAST, most=500)
+    data = run_suite(SUITE, many, every, files, 1, seconds=0.5, rule=always)
     assert not data.complete
     assert all(block.voided for block in data.blocks)
-    assert any("quiet enough" in note for note in data.notes)
+    (note,) = summaries.shortage(data, blind=True)
+    made = len(data.blocks)
+    assert note.startswith(f"incomplete: rings has {made} block")
+    assert f"{made} of them voided by the noise rule when its time was up, 2 are wanted" in note
+    assert "nothing is compared" in note
+
+
+def test_time_that_is_up_ends_a_suite_between_blocks_whatever_it_wants(files: dict[str, str]) -> None:
+    every = blocks.arms([JOB], [registry.get("ring", "deque")])
+    many = msgspec.structs.replace(FAST, blocks=500, most=500)
+    data = run_suite(SUITE, many, every, files, 1, seconds=1e-6, rule=NEVER)
+    assert len(data.blocks) == 1, "one block is whole even if it takes longer than there was"
+    assert len({each.arm.key for each in data.taken}) == len(every)
+    assert not data.complete
+    (note,) = summaries.shortage(data, blind=False)
+    assert note == "incomplete: rings has 1 block when its time was up, 500 are wanted"
+    none = run_suite(SUITE, many, every, files, 1, seconds=0.0, rule=NEVER)
+    assert not none.blocks
+    assert summaries.shortage(none, blind=False) == ["incomplete: rings was not reached, time was up"]
+    nothing_to_do = run_suite(SUITE, many, [], files, 1, seconds=0.0, rule=NEVER)
+    assert nothing_to_do.complete
 
 
 def test_arms_leave_out_what_does_not_apply() -> None:
