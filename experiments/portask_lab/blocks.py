@@ -2,13 +2,14 @@
 
 A block runs every arm once, in a fresh random order, each arm in a process of its own. So the machine's drift
 meets all arms alike, and what one arm leaves behind (heap, caches of the interpreter, threads) ends with its
-process. The reference is an arm
-twice: the second, under the name ``…#again``, is the A/A control.
+process. The reference is an arm twice: the second, under the name ``…#again``, is the A/A control.
 
 A process that crashes, hangs or gives wrong results is that variant's failure, kept with the tail of what it
 said; the run goes on. A noise ledger is kept for each block, and its rule voids a block as a whole; voided
-blocks are measured again while the budget lasts. A suite ends when it has its least number of valid blocks
-and either every ratio is known narrowly enough, or the next block would overrun its budget.
+blocks are measured again while the time lasts. A suite ends when it has its least number of valid blocks
+and every ratio is known narrowly enough, or, whatever it has, before a block that would overrun its time:
+always between two blocks, since half of one compares nothing. A suite with fewer valid blocks than it wants is
+incomplete.
 """
 
 from __future__ import annotations
@@ -27,15 +28,13 @@ import msgspec
 from portask.registry import REFERENCE_NAMES, Entry
 from portask_lab import workloads
 from portask_lab.noise import Ledger, Rule
-from portask_lab.results import CONTROL_SUFFIX, Block, Failure, Role
+from portask_lab.results import CONTROL_SUFFIX, Block, Failure, FailureKind, Role
 from portask_lab.suites import Job, Profile, Suite
 from portask_lab.worker import Line, Spec
 from portask_lab.workloads import Measurement
 
 GRACE = 20.0
 """Seconds that a process may take beyond twice its jobs' measuring time."""
-OVERRUN = 1.5
-"""How far over its budget a suite may go for its least number of blocks."""
 TAIL = 2_000
 """Characters of standard error that are kept of a failed process."""
 
@@ -68,7 +67,15 @@ class Taken(msgspec.Struct, frozen=True):
 class SuiteData(msgspec.Struct):
     """All that a suite brought: the measurements of every block, voided ones too, and the ledger.
 
-    ``arms`` are those of a block, in the order in which a report lists them.
+    Attributes:
+        suite: Whose.
+        arms: Those of a block, in the order in which a report lists them.
+        taken: Measurements.
+        blocks: The ledger.
+        failures: Jobs without a figure.
+        notes: What a reader must know.
+        wanted: The least number of valid blocks.
+        complete: Whether there are as many.
     """
 
     suite: Suite
@@ -77,6 +84,7 @@ class SuiteData(msgspec.Struct):
     blocks: list[Block] = []
     failures: list[Failure] = []
     notes: list[str] = []
+    wanted: int = 0
     complete: bool = True
 
     def voided(self) -> set[int]:
@@ -85,14 +93,21 @@ class SuiteData(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What became of one process."""
+    """What became of one process.
+
+    Attributes:
+        lines: What it said.
+        problem: Why it did not end as it should; empty when it did.
+        hung: It was killed when its time was up.
+    """
 
     lines: list[Line]
     problem: str = ""
+    hung: bool = False
 
 
 Progress = Callable[[str, float], None]
-"""``progress(text, share)``: what goes on, and the share of the suite's budget that is over (0 to 1)."""
+"""``progress(text, share)``: what goes on, and the share of the suite's time that is over (0 to 1)."""
 Settled = Callable[[SuiteData], bool]
 """Whether every ratio of the suite is known narrowly enough."""
 
@@ -138,6 +153,7 @@ def run_suite(
     corpora: dict[str, str],
     seed: int,
     *,
+    seconds: float | None = None,
     data: SuiteData | None = None,
     settled: Settled = lambda _: False,
     progress: Progress = lambda _text, _share: None,
@@ -153,6 +169,8 @@ def run_suite(
         every: Its arms.
         corpora: Name → file, for the processes.
         seed: Orders of arms and jobs derive from it.
+        seconds: Wall time that it may take; its budget by default, and nothing is begun without any. Only a first
+            block that takes longer by itself overruns it.
         data: Where to put what is found; given so that an interrupted run keeps what it has.
         settled: The stopping rule; asked after each block.
         progress: Told what goes on.
@@ -165,21 +183,14 @@ def run_suite(
     rule = rule or Rule()
     start = time.monotonic()
     origin = start if origin is None else origin
-    budget, least = suite.budget(profile), suite.blocks(profile)
+    seconds = suite.budget(profile) if seconds is None else seconds
+    data.wanted = suite.blocks(profile) if every else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     longest = 0.0
     while every:
         index, valid = len(data.blocks), len(data.blocks) - len(data.voided())
-        used = time.monotonic() - start
-        enough = valid >= least
-        if index >= profile.most or (enough and (used + longest > budget or settled(data))):
-            break
-        patience = budget if index >= least else OVERRUN * budget
-        if not enough and index >= min(2, least) and used + longest > patience:
-            data.complete = False
-            data.notes.append(
-                f"{suite.name}: only {valid} of {index} blocks were quiet enough, {least} were wanted; time was up"
-            )
+        time_is_up = seconds <= 0 or (index and time.monotonic() - start + longest > seconds)
+        if time_is_up or index >= profile.most or (valid >= data.wanted and settled(data)):
             break
         random_order = random.Random(f"{seed}/{suite.name}/{index}")
         order = random_order.sample(list(every), len(every))
@@ -187,7 +198,7 @@ def run_suite(
         speeds: list[int] = []
         for arm in order:
             spent = time.monotonic() - start
-            progress(f"{suite.name}: block {index + 1}, {arm.label}", min(1.0, spent / budget))
+            progress(f"{suite.name}: block {index + 1}, {arm.label}", min(1.0, spent / max(seconds, 1e-9)))
             jobs = random_order.sample(list(arm.jobs), len(arm.jobs))
             slowdown = (slowdowns or {}).get(arm.label, 0.0)
             spec = Spec(arm.entry, jobs, {n: p for n, p in corpora.items() if _uses(jobs, n)}, seed, slowdown)
@@ -210,11 +221,7 @@ def run_suite(
                 reason=reason,
             )
         )
-    spent = time.monotonic() - start
-    if spent > 1.25 * budget:
-        data.notes.append(
-            f"{suite.name} took {spent:.0f} s, its budget is {budget:.0f} s: this machine is slower than most"
-        )
+    data.complete = len(data.blocks) - len(data.voided()) >= data.wanted
     return data
 
 
@@ -225,7 +232,7 @@ def _uses(jobs: Iterable[Job], corpus: str) -> bool:
 def _keep(data: SuiteData, arm: Arm, jobs: Sequence[Job], block: int, answer: Answer) -> None:
     open_jobs = dict(enumerate(jobs))
 
-    def fail(job: Job, detail: str) -> None:
+    def fail(job: Job, kind: FailureKind, detail: str) -> None:
         data.failures.append(
             Failure(
                 variant=arm.label,
@@ -234,6 +241,7 @@ def _keep(data: SuiteData, arm: Arm, jobs: Sequence[Job], block: int, answer: An
                 params=dict(job.params),
                 block=block,
                 detail=detail,
+                kind=kind,
             )
         )
 
@@ -244,17 +252,18 @@ def _keep(data: SuiteData, arm: Arm, jobs: Sequence[Job], block: int, answer: An
             continue
         job = open_jobs.pop(line.job)
         if line.error:
-            fail(job, line.error)
+            fail(job, "wrong" if line.wrong else "error", line.error)
         elif line.measurement and line.measurement.invalid:
-            fail(job, f"void: {line.measurement.invalid}")
+            fail(job, "void", line.measurement.invalid)
         elif line.measurement:
             data.taken.append(Taken(arm, job, block, line.pid, line.measurement))
     if answer.problem:
+        kind: FailureKind = "hung" if answer.hung else "crashed"
         guilty = open_jobs.pop(begun, None) if begun is not None else None
         if guilty:
-            fail(guilty, answer.problem)
+            fail(guilty, kind, answer.problem)
         for job in open_jobs.values():
-            fail(job, f"not reached: {answer.problem}" if guilty else answer.problem)
+            fail(job, "not reached" if guilty else kind, answer.problem)
 
 
 def ask(spec: Spec, timeout: float) -> Answer:
@@ -270,13 +279,13 @@ def ask(spec: Spec, timeout: float) -> Answer:
         start_new_session=True,
     )
     _running.add(process)
-    problem = ""
+    problem, hung = "", False
     try:
         out, errors = process.communicate(msgspec.json.encode(spec), timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
         out, errors = process.communicate()
-        problem = f"gave no answer within {timeout:.0f} s and was killed"
+        problem, hung = f"gave no answer within {timeout:.0f} s and was killed", True
     except BaseException:
         _kill(process)
         process.communicate()
@@ -289,7 +298,7 @@ def ask(spec: Spec, timeout: float) -> Answer:
     problem = problem or broken
     if problem:
         problem = f"{problem}\n{errors.decode(errors='replace')[-TAIL:]}".strip()
-    return Answer(lines, problem)
+    return Answer(lines, problem, hung)
 
 
 def _lines(out: bytes) -> tuple[list[Line], str]:

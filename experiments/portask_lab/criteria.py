@@ -2,23 +2,26 @@
 
 A criterion is a pass mark on some cases. The judgement of one value looks at its whole interval: ``pass`` when all of
 it lies on the good side of the mark, ``fail`` when all of it lies on the bad side, ``inconclusive`` when it straddles
-the mark or when there is no interval. A criterion on several cases is failed by one that fails. ``criteria.toml`` has
-the five that Portask was built for and describes the form.
+the mark or when there is no interval. One, two or three processes give a wide interval or none; what they found may
+still leave no doubt. So it is a ``fail`` as well when every single process missed the mark by at least the criterion's
+``margin``, a factor that stands in the file before anything is measured. There is no such rule for passing: few lucky
+processes prove nothing. A criterion on several cases is failed by one that fails. ``criteria.toml`` has the five that
+Portask was built for and describes the form.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from portask.errors import ConfigError
-from portask_lab import suites
+from portask_lab import suites, words
 from portask_lab.results import Case, Criterion, CriterionPart, Judgement, Run, Scalar, Summary
 
 BUILT_IN = Path(__file__).with_name("criteria.toml")
@@ -64,17 +67,35 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measured_on: str
     measure: list[Measure]
     existence: bool = False
+    margin: float = 2.0
+    headline: dict[str, str] = {}
 
-    def judge(self, value: float, low: float | None, high: float | None) -> Judgement:
-        """The verdict on one value and its interval."""
+    def judge(
+        self, value: float, low: float | None, high: float | None, best: float | None = None
+    ) -> Judgement:
+        """The verdict on one value and its interval; ``best`` is the best that a single process found."""
         if self.existence:
             return "pass" if self._good(value) else "fail"
-        if low is None or high is None:
-            return "inconclusive"
-        worst, best = (low, high) if self.better == "higher" else (high, low)
-        if self._good(worst):
-            return "pass"
-        return "inconclusive" if self._good(best) else "fail"
+        if low is not None and high is not None:
+            bad_end, good_end = (low, high) if self.better == "higher" else (high, low)
+            if self._good(bad_end):
+                return "pass"
+            if not self._good(good_end):
+                return "fail"
+        return "fail" if self.far(best) else "inconclusive"
+
+    def far(self, best: float | None) -> bool:
+        """Whether even the best of the single processes missed the mark by the margin."""
+        if best is None:
+            return False
+        return best * self.margin <= self.mark if self.better == "higher" else best >= self.mark * self.margin
+
+    def apart(self, labels: Mapping[str, str]) -> str:
+        """What keeps a variant with these labels from being the headline; empty when nothing does."""
+        others = {
+            name: labels[name] for name, wanted in self.headline.items() if labels.get(name, wanted) != wanted
+        }
+        return ", ".join(f"{name} {seen}" for name, seen in others.items())
 
     def _good(self, value: float) -> bool:
         return value > self.mark if self.better == "higher" else value < self.mark
@@ -139,8 +160,12 @@ def _place(error: str, document: dict[str, object]) -> str:
     return error
 
 
+Parts = Sequence[tuple[Case, Measure, Summary]]
+"""The cases of one variant that a criterion looks at."""
+
+
 def judge(run: Run, rules: Sequence[Rule]) -> list[Criterion]:
-    """Every criterion, for every variant that was measured on it; one entry of each is the headline.
+    """Every criterion, for every variant that was measured on it, the best first; one entry of each is the headline.
 
     A variant that lacks one of the cases that others have (its process failed) cannot pass: it is inconclusive at
     best.
@@ -156,54 +181,27 @@ def judge(run: Run, rules: Sequence[Rule]) -> list[Criterion]:
         judged = [
             _judge(rule, label, parts, len(cases), _blind(run, parts)) for label, parts in found.items()
         ]
-        if judged:
-            max(judged, key=lambda each: _rank(rule, each)).headline = True
-            made += judged
-        else:
-            made.append(_absent(run, rule))
+        judged.sort(key=lambda each: _rank(rule, each), reverse=True)
+        judged = judged or [_absent(run, rule)]
+        next((each for each in judged if not each.apart), judged[0]).headline = True
+        made += judged
     return made
 
 
-def _judge(
-    rule: Rule, label: str, parts: Sequence[tuple[Case, Measure, Summary]], expected: int, blind: bool
-) -> Criterion:
-    judged: list[CriterionPart] = []
-    for case, measure, summary in parts:
-        value, low, high = (
-            None if each is None else each * measure.scale
-            for each in (summary.median, summary.low, summary.high)
-        )
-        assert value is not None  # noqa: S101 - a median always is; for the type checker
-        verdict = "inconclusive" if blind else rule.judge(value, low, high)
-        title = " ".join(
-            filter(None, (case.title, *(f"{name} {value}" for name, value in case.params.items())))
-        )
-        judged.append(
-            CriterionPart(
-                case=case.id,
-                metric=case.metric,
-                value=value,
-                low=low,
-                high=high,
-                verdict=verdict,
-                title=title,
-            )
-        )
+def _judge(rule: Rule, label: str, parts: Parts, expected: int, blind: bool) -> Criterion:
+    judged = [_part(rule, *part, blind=blind) for part in parts]
+    labels = {name: seen for _, _, summary in parts for name, seen in summary.labels.items()}
     sign = 1 if rule.better == "higher" else -1
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    worst = min(judged, key=lambda part: (order[part.verdict], sign * part.value))
+    place = min(range(len(judged)), key=lambda at: (order[judged[at].verdict], sign * judged[at].value))
+    worst = judged[place]
     verdict = worst.verdict
-    explanation = _explain(rule, worst, judged, blind=blind)
+    explanation = _explain(rule, worst, judged, parts[place][2], blind=blind)
     if len(parts) < expected:
         verdict = "inconclusive" if verdict == "pass" else verdict
         explanation += f" {expected - len(parts)} of {expected} cases are missing for this variant."
-    return Criterion(
-        id=rule.id,
-        title=rule.title,
-        mark=rule.mark,
-        unit=rule.unit,
-        better=rule.better,
-        measured_on=rule.measured_on,
+    return _criterion(
+        rule,
         value=worst.value,
         low=worst.low,
         high=worst.high,
@@ -211,26 +209,71 @@ def _judge(
         variant=label,
         case=worst.case,
         explanation=explanation,
+        labels=labels,
+        apart=rule.apart(labels),
         parts=judged,
     )
 
 
-def _explain(rule: Rule, worst: CriterionPart, parts: Sequence[CriterionPart], *, blind: bool) -> str:
-    passed = sum(part.verdict == "pass" for part in parts)
-    text = (
-        f"Worst of {len(parts)} cases: {worst.title}." if len(parts) > 1 else f"{worst.title}.".capitalize()
+def _part(rule: Rule, case: Case, measure: Measure, summary: Summary, *, blind: bool) -> CriterionPart:
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else value * measure.scale
+
+    low, high, best = scaled(summary.low), scaled(summary.high), scaled(_best(rule, summary))
+    value = summary.median * measure.scale
+    return CriterionPart(
+        case=case.id,
+        metric=case.metric,
+        value=value,
+        low=low,
+        high=high,
+        verdict="inconclusive" if blind else rule.judge(value, low, high, best),
+        title=words.figure(case),
     )
+
+
+def _best(rule: Rule, summary: Summary) -> float | None:
+    return summary.most if rule.better == "higher" else summary.least
+
+
+def _criterion(rule: Rule, **found: Any) -> Criterion:
+    """A criterion with what was found, as `Criterion` has it."""
+    return Criterion(
+        id=rule.id,
+        title=rule.title,
+        mark=rule.mark,
+        unit=rule.unit,
+        better=rule.better,
+        measured_on=rule.measured_on,
+        **found,
+    )
+
+
+def _explain(
+    rule: Rule, worst: CriterionPart, parts: Sequence[CriterionPart], summary: Summary, *, blind: bool
+) -> str:
+    passed = sum(part.verdict == "pass" for part in parts)
+    text = f"Worst of {len(parts)} figures: {worst.title}." if len(parts) > 1 else f"{worst.title}."
+    text = text[0].upper() + text[1:]
+    straddles = worst.low is None or rule.judge(worst.value, worst.low, worst.high) == "inconclusive"
+    who = "the only process" if summary.processes == 1 else f"each of {summary.processes} processes"
     if blind:
         text += " The noise rule left too few blocks to judge by."
     elif rule.existence and worst.verdict == "fail":
         text += " That is what was shown here; nothing is extrapolated."
+    elif worst.verdict == "fail" and straddles:
+        text += (
+            f" The interval does not decide it, but {who} missed the mark by {rule.margin:g} times or more."
+        )
     elif worst.verdict == "inconclusive" and worst.low is None:
-        text += " One process gives no interval; profile full repeats it."
+        text += (
+            " One process gives no interval, and it did not miss the mark by enough to say more without one."
+        )
     elif worst.verdict == "inconclusive":
         text += " The interval straddles the mark."
     elif len(parts) > 1:
         text += f" {passed} of {len(parts)} pass."
-    return text if rule.measure else ""
+    return text
 
 
 def _rank(rule: Rule, each: Criterion) -> tuple[int, float]:
@@ -239,7 +282,7 @@ def _rank(rule: Rule, each: Criterion) -> tuple[int, float]:
     return order[each.verdict], value if rule.better == "higher" else -value
 
 
-def _blind(run: Run, parts: Sequence[tuple[Case, Measure, Summary]]) -> bool:
+def _blind(run: Run, parts: Parts) -> bool:
     """Whether the noise rule left a suite of these cases without two valid blocks although it had several."""
     for suite in {case.suite for case, _, _ in parts}:
         blocks = [block for block in run.blocks if block.suite == suite]
@@ -254,16 +297,6 @@ def _absent(run: Run, rule: Rule) -> Criterion:
     wanted = sorted({measure.suite for measure in rule.measure})
     missing = [suite for suite in wanted if suite not in run.suites]
     if missing:
-        explanation = f"Suite {', '.join(missing)} was not run."
-    else:
-        explanation = f"No variant gave a result in suite {', '.join(wanted)}; see the failures."
-    return Criterion(
-        id=rule.id,
-        title=rule.title,
-        mark=rule.mark,
-        unit=rule.unit,
-        better=rule.better,
-        measured_on=rule.measured_on,
-        explanation=explanation,
-        headline=True,
-    )
+        return _criterion(rule, explanation=f"Suite {', '.join(missing)} was not run.")
+    why = "see the failures and void measurements"
+    return _criterion(rule, explanation=f"No variant gave a result in suite {', '.join(wanted)}; {why}.")

@@ -39,7 +39,8 @@ def taken(data: SuiteData) -> list[Taken]:
         }
         job = Job(QUEUED, params, first.job.seconds, first.job.samples, first.job.group, first.job.controlled)
         metrics = {"slope": [slope * 1e6], "queue": [slope * QUEUE]}
-        made.append(Taken(first.arm, job, block, first.process, Measurement(metrics)))
+        measurement = Measurement(metrics, labels=first.measurement.labels)
+        made.append(Taken(first.arm, job, block, first.process, measurement))
     return made
 
 
@@ -73,6 +74,7 @@ def memory(data: SuiteData, use: set[int]) -> list[MemoryLine]:
                 slope=statistics.slope(counts, growth) if len(counts) > 1 else 0.0,
                 payload=int(params.get("payload") or 0),
                 durability=durability,
+                held=by_count[counts[-1]][0].measurement.labels.get("held", ""),
             )
         )
     return lines

@@ -11,46 +11,27 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
-from portask import registry
-from portask.errors import ConfigError, UnknownVariant
+from portask.errors import ConfigError
 from portask.registry import REFERENCE_NAMES, Entry
-from portask_lab import blocks, machine, noise, results, select, summaries, workloads
+from portask_lab import blocks, machine, noise, results, select, summaries
 from portask_lab import criteria as written
-from portask_lab import suites as catalogue
-from portask_lab.corpora import CONTROLS, REAL, Corpus
-from portask_lab.corpora.load import load
-from portask_lab.results import Conformance, Run, Unavailable
-from portask_lab.suites import Job, Profile, Suite
+from portask_lab.meter import Meter, Progress, Watch
+from portask_lab.plan import Plan
+from portask_lab.results import Conformance, Run
+from portask_lab.suites import Suite
 from portask_lab.worker import Spec
 
-CONFORMANCE_SECONDS = 15.0
-"""What checking every variant is expected to take, for the time that is left."""
+__all__ = ["Interrupted", "Progress", "run"]
+
 CONFORMANCE_TIMEOUT = 90.0
 """Seconds after which a variant's suite counts as hung."""
-REPORT_SECONDS = 10.0
 LATEST = "latest"
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """What goes on.
-
-    Attributes:
-        text: In words, e.g. ``rings: block 3, ring/deque``.
-        done: Share of the expected time, 0 to 1.
-        left: Expected seconds left.
-    """
-
-    text: str
-    done: float
-    left: float
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,9 +40,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, path: Path) -> None:
         super().__init__(f"interrupted; what was measured is in {path}")
         self.path = path
-
-
-Watch = Callable[[Progress], None]
 
 
 def run(
@@ -94,10 +72,10 @@ def run(
         UnknownVariant: a variant that does not exist.
         Interrupted: Ctrl-C; everything so far was saved.
     """
-    plan = _Plan(profile, suites, corpus, variants=variants, criteria=criteria, seed=seed)
+    plan = Plan(profile, suites, corpus, variants=variants, criteria=criteria, seed=seed)
     directory = _directory(Path(out_dir), plan.profile.name)
     watch = progress or (lambda _: None)
-    meter = _Meter(watch, plan.suites, plan.profile)
+    meter = Meter(watch, plan.suites, plan.profile)
     record = Run(
         id=directory.name,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,14 +94,11 @@ def run(
     interrupted = False
     started = time.monotonic()
     try:
-        _measure(plan, record, directory, meter, started)
-        record.complete = not any(
-            block_note for block_note in record.notes if block_note.startswith("incomplete:")
-        )
+        record.complete = _measure(plan, record, directory, meter, started)
     except KeyboardInterrupt:
         interrupted = True
         record.notes.append("incomplete: the run was interrupted; suites that are missing were not reached")
-    meter.stage("verdicts and report", 0.0)
+    meter.reporting("verdicts and report")
     _conclude(record, plan)
     record.seconds = time.monotonic() - started
     results.save(record, directory)
@@ -135,88 +110,9 @@ def run(
     return directory
 
 
-class _Plan:
-    """What was asked for, resolved and checked."""
-
-    def __init__(
-        self,
-        profile: str,
-        suites: Sequence[str] | None,
-        corpus: Sequence[str | Path] | str | Path | None,
-        *,
-        variants: Sequence[str] | None,
-        criteria: Path | str | None,
-        seed: int | None,
-    ) -> None:
-        if profile not in catalogue.PROFILES:
-            raise ConfigError(
-                f"there is no profile {profile!r}; the profiles are {', '.join(catalogue.PROFILES)}"
-            )
-        self.profile: Profile = catalogue.PROFILES[profile]
-        self.suites: list[Suite] = catalogue.choose(suites)
-        self.rules = written.load(criteria)
-        self.seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-        chosen = [corpus] if isinstance(corpus, str | Path) else list(corpus or REAL)
-        limit = self.profile.messages
-        real = [load(each, limit, self.seed) for each in chosen]
-        self.real = [each.name for each in real]
-        if len(set(self.real)) < len(self.real):
-            raise ConfigError(f"two corpora have the same name ({', '.join(self.real)}); rename a file")
-        controls = [load(name, limit, self.seed) for name in CONTROLS if name not in self.real]
-        self.jobs: dict[str, list[Job]] = {
-            suite.name: catalogue.jobs(suite, self.profile, self.real) for suite in self.suites
-        }
-        every = [job for jobs in self.jobs.values() for job in jobs]
-        self.entries = [entry for family in catalogue.families(every) for entry in registry.entries(family)]
-        if variants is not None:
-            self.entries = _filtered(self.entries, variants)
-        taking_part = {entry.family for entry in self.entries}
-        self.suites = [
-            suite for suite in self.suites if taking_part & set(catalogue.families(self.jobs[suite.name]))
-        ]
-        every = [job for suite in self.suites for job in self.jobs[suite.name]]
-        used = {job.params.get("corpus") for job in every}
-        self.corpora: list[Corpus] = [each for each in (*real, *controls) if each.name in used]
-        self.workloads = [workloads.get(name) for name in dict.fromkeys(job.workload for job in every)]
-
-    def available(self) -> list[Entry]:
-        """The variants that can run here."""
-        return [entry for entry in self.entries if not entry.unavailable()]
-
-    def unavailable(self) -> list[Unavailable]:
-        """Variants, yardsticks and entry points that cannot, and why."""
-        found = [
-            Unavailable(variant=entry.label, reason=why)
-            for entry in self.entries
-            if (why := entry.unavailable())
-        ]
-        sticks = dict.fromkeys(stick for workload in self.workloads for stick in workload.yardsticks)
-        found += [
-            Unavailable(variant=each.label, reason=why)
-            for each in sticks
-            if (why := each.entry.unavailable())
-        ]
-        found += [Unavailable(variant=each.entry_point, reason=each.reason) for each in registry.problems()]
-        return found
-
-
-def _filtered(entries: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:
-    known = {name for entry in registry.entries() for name in (entry.label, entry.name)}
-    for name in wanted:
-        if name not in known:
-            labels = ", ".join(entry.label for entry in registry.entries())
-            raise UnknownVariant(f"there is no variant {name!r}; there are: {labels}")
-    families = {entry.family for entry in registry.entries() if {entry.label, entry.name} & set(wanted)}
-    return [
-        entry
-        for entry in entries
-        if entry.family in families
-        and ({entry.label, entry.name} & set(wanted) or REFERENCE_NAMES[entry.family] == entry.name)
-    ]
-
-
-def _measure(plan: _Plan, record: Run, directory: Path, meter: _Meter, started: float) -> None:
-    meter.stage("conformance", CONFORMANCE_SECONDS)
+def _measure(plan: Plan, record: Run, directory: Path, meter: Meter, started: float) -> bool:
+    """Conformance, then the suites; whether each of these has the blocks that it wants."""
+    meter.stage("conformance")
     record.conformance = _conformance(plan.available(), meter)
     failed = {each.variant for each in record.conformance if each.failed}
     entries: list[Entry] = []
@@ -234,24 +130,28 @@ def _measure(plan: _Plan, record: Run, directory: Path, meter: _Meter, started: 
             path = Path(folder) / f"{number}.corpus"
             corpus.write(path)
             files[corpus.name] = str(path)
+        complete = True
         for suite in plan.suites:
+            seconds = meter.suite(suite)
             with _kept(record, suite, plan, directory) as data:
-                meter.stage(suite.name, suite.budget(plan.profile))
                 blocks.run_suite(
                     suite,
                     plan.profile,
                     blocks.arms(plan.jobs[suite.name], entries),
                     files,
                     plan.seed,
+                    seconds=seconds,
                     data=data,
                     settled=lambda found: summaries.settled(found, plan.profile.width),
                     progress=meter.within,
                     origin=started,
                 )
+            complete = complete and data.complete
+    return complete
 
 
 @contextmanager
-def _kept(record: Run, suite: Suite, plan: _Plan, directory: Path) -> Iterator[blocks.SuiteData]:
+def _kept(record: Run, suite: Suite, plan: Plan, directory: Path) -> Iterator[blocks.SuiteData]:
     """A suite's data, added to the results whether the suite ends or is interrupted."""
     data = blocks.SuiteData(suite)
     try:
@@ -263,14 +163,12 @@ def _kept(record: Run, suite: Suite, plan: _Plan, directory: Path) -> Iterator[b
         data.notes.append(f"incomplete: {suite.name} was interrupted after {len(whole)} blocks")
         raise
     finally:
-        if not data.complete:
-            data.notes.append(f"incomplete: {suite.name} has fewer valid blocks than it asks for")
         raw = summaries.add(record, data, plan.seed)
         results.append_raw(directory / results.RAW, raw)
         results.save(record, directory)
 
 
-def _conformance(entries: Sequence[Entry], meter: _Meter) -> list[Conformance]:
+def _conformance(entries: Sequence[Entry], meter: Meter) -> list[Conformance]:
     """Every variant's suite, each in a process of its own, as many at a time as there are cores."""
     found: list[Conformance] = []
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -302,7 +200,7 @@ def _outcome(entry: Entry, answer: blocks.Answer) -> Conformance:
     )
 
 
-def _conclude(record: Run, plan: _Plan) -> None:
+def _conclude(record: Run, plan: Plan) -> None:
     record.criteria = written.judge(record, plan.rules)
     record.winners = select.choose(record)
     if record.blocks:
@@ -344,29 +242,3 @@ def _report(directory: Path) -> None:
     from portask_lab import report  # noqa: PLC0415 - drawing needs matplotlib, measuring does not
 
     report.write(directory)
-
-
-class _Meter:
-    """Turns budgets into shares and seconds left."""
-
-    def __init__(self, watch: Watch, chosen: Sequence[Suite], profile: Profile) -> None:
-        self._watch = watch
-        self._after = CONFORMANCE_SECONDS + sum(suite.budget(profile) for suite in chosen) + REPORT_SECONDS
-        self._total = self._after
-        self._stage = 0.0
-        self._tail = REPORT_SECONDS
-
-    def stage(self, text: str, budget: float) -> None:
-        """The next stage begins and may take ``budget`` seconds."""
-        self._after = max(self._after - budget, self._tail if budget else 0.0)
-        self._stage = budget
-        self.within(text, 0.0)
-
-    def within(self, text: str, share: float) -> None:
-        """How far the stage is."""
-        left = self._after + self._stage * (1 - share)
-        self._watch(Progress(text, min(1.0, 1 - left / self._total), left))
-
-    def finish(self) -> None:
-        """All done."""
-        self._watch(Progress("done", 1.0, 0.0))

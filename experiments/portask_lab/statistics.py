@@ -18,7 +18,10 @@ twice, for the medians already contain it (tried: intervals that should cover 95
 With few blocks the bootstrap is too narrow: the plug-in variance lacks the factor n/(n-1), and it takes a
 normal quantile where Student's is due. Four blocks would cover about 80%. So the distances of its 2.5% and
 97.5% quantiles from the estimate are stretched by ``sqrt(n/(n-1)) · t(n-1)/z``. For n = 4 that is 1.9, for n
-= 10 it is 1.2. One block has no interval at all.
+= 10 it is 1.2. One block has no interval at all. Times, rates and shares of a core are positive: their
+distances are taken between logarithms, so that no interval reaches what cannot be (a negative latency). An
+interval of values among which is a zero ends at zero; only values that can be negative, like the growth of a
+memory, have distances in their own unit.
 
 **P-values** are Student's, of the mean of ``d_b`` against its standard error with n-1 degrees of freedom:
 what the stretched interval approaches. (A permutation test would assume less, but with four blocks its
@@ -49,6 +52,7 @@ report.
 from __future__ import annotations
 
 import math
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -67,6 +71,7 @@ DRIFT_SHARE = 0.02
 Blocks = Mapping[int, Sequence[float]]
 """Block index → the samples of one arm's process in that block."""
 Floats = NDArray[np.float64]
+_LARGEST = math.log(sys.float_info.max)
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
@@ -141,7 +146,12 @@ def absolute(blocks: Blocks, seed: int) -> Estimate:
     if count < 2:
         return Estimate(value, -math.inf, math.inf)
     values = np.median(medians[_draws(count, seed)], axis=1)
-    return Estimate(value, *_interval(value, values, count))
+    least = float(medians.min())
+    if least > 0:
+        low, high = _interval(math.log(value), np.log(values), count)
+        return Estimate(value, min(value, math.exp(low)), max(value, _exp(high)))
+    low, high = _interval(value, values, count)
+    return Estimate(value, low if least < 0 else 0.0, high)
 
 
 def ratio(variant: Blocks, reference: Blocks, seed: int) -> Ratio | None:
@@ -161,7 +171,7 @@ def ratio(variant: Blocks, reference: Blocks, seed: int) -> Ratio | None:
     low, high = _interval(effect, effects, count)
     error = float(differences.std(ddof=1)) / math.sqrt(count)
     p = student_p(effect / error, count - 1) if error > 0 else float(effect == 0)
-    return Ratio(math.exp(effect), math.exp(low), math.exp(high), p, count)
+    return Ratio(math.exp(effect), math.exp(low), _exp(high), p, count)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -224,6 +234,11 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     along, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     along = along - along.mean()
     return float((along * (up - up.mean())).sum() / (along * along).sum())
+
+
+def _exp(exponent: float) -> float:
+    """Infinite where two blocks lie so far apart that no float holds the end of their interval."""
+    return math.exp(exponent) if exponent < _LARGEST else math.inf
 
 
 def _draws(count: int, seed: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from statistics import median
 
 import msgspec
 
@@ -45,21 +46,17 @@ class Table(msgspec.Struct):
     case: Case
     roles: dict[str, Role] = {}
     samples: Samples = {}
+    labels: dict[str, dict[str, set[str]]] = {}
     timed: bool = True
 
 
 def add(run: Run, data: SuiteData, seed: int) -> list[RawSample]:
     """Adds everything that ``data`` holds to ``run``; returns its raw lines, voided blocks included."""
     tables, raw = _tables(data)
-    voided = data.voided()
     valid = [block.index for block in data.blocks if not block.voided]
     blind = bool(data.blocks) and len(valid) < min(2, len(data.blocks))
     use = {block.index for block in data.blocks} if blind else set(valid)
-    if blind:
-        run.notes.append(
-            f"{data.suite.name}: the noise rule voided {len(voided)} of {len(data.blocks)} blocks; too few are left "
-            "to compare anything, the figures are those of all blocks: run again on a quieter machine"
-        )
+    run.notes += shortage(data, blind=blind)
     for table in tables.values():
         for label, blocks in table.samples.items():
             table.samples[label] = {index: values for index, values in blocks.items() if index in use}
@@ -75,10 +72,28 @@ def add(run: Run, data: SuiteData, seed: int) -> list[RawSample]:
     run.failures += data.failures
     run.notes += data.notes
     run.notes += sorted({note for each in data.taken for note in each.measurement.notes})
-    run.complete = run.complete and data.complete
     run.points += derive.points(data, use, seed)
     run.memory += derive.memory(data, use)
     return raw
+
+
+def shortage(data: SuiteData, *, blind: bool) -> list[str]:
+    """In a sentence, that a suite has too few valid blocks, and what follows from it; nothing when it has enough."""
+    if data.complete and not blind:
+        return []
+    name, made, voided = data.suite.name, len(data.blocks), len(data.voided())
+    if not made:
+        return [f"incomplete: {name} was not reached, time was up"]
+    text = f"{made} block{'s' * (made > 1)}" + (
+        f", {voided} of them voided by the noise rule" if voided else ""
+    )
+    if not data.complete:
+        text = f"{text} when its time was up, {data.wanted} are wanted"
+    if blind:
+        text += (
+            "; nothing is compared, and its figures are those of all blocks: run again on a quieter machine"
+        )
+    return [f"{'' if data.complete else 'incomplete: '}{name} has {text}"]
 
 
 def settled(data: SuiteData, width: float) -> bool:
@@ -118,6 +133,8 @@ def _tables(data: SuiteData) -> tuple[dict[str, Table], list[RawSample]]:
             label = each.arm.label
             table.roles[label] = each.arm.role
             table.samples.setdefault(label, {}).setdefault(each.block, []).extend(values)
+            for key, seen in each.measurement.labels.items():
+                table.labels.setdefault(label, {}).setdefault(key, set()).add(seen)
             raw.append(
                 RawSample(
                     case=identity,
@@ -159,6 +176,7 @@ def _case(
         better=metric.better,
         decimals=metric.decimals,
         title=workload.title,
+        words=metric.words,
     )
 
 
@@ -224,6 +242,7 @@ def _summaries(
     for label, blocks in table.samples.items():
         role = table.roles[label]
         value = statistics.absolute(blocks, statistics.seed_of(seed, case.id, label))
+        medians = [median(samples) for samples in blocks.values()]
         summary = made[label] = Summary(
             case=case.id,
             variant=label,
@@ -235,6 +254,9 @@ def _summaries(
             samples=sum(map(len, blocks.values())),
             steady=statistics.steady(blocks) if table.timed else None,
             notes=_doubts(data, table, label),
+            least=min(medians),
+            most=max(medians),
+            labels={key: " and ".join(sorted(seen)) for key, seen in table.labels.get(label, {}).items()},
         )
         if reference is None or case.better == "none" or role in {"floor", "ceiling"}:
             continue
@@ -269,7 +291,10 @@ def _doubts(data: SuiteData, table: Table, label: str) -> list[str]:
         and failure.params == table.case.params
     ]
     blocks = len(data.blocks)
-    return [f"{len(failed)} of {blocks} processes failed; the others are shown"] if failed else []
+    void = sum(failure.kind == "void" for failure in failed)
+    notes = [f"{len(failed) - void} of {blocks} processes failed; the others are shown"]
+    notes += [f"{void} of {blocks} measurements are void; the others are shown"]
+    return [note for note, count in zip(notes, (len(failed) - void, void), strict=True) if count]
 
 
 def _finite(value: float, blocks: int) -> float | None:

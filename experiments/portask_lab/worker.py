@@ -32,7 +32,7 @@ from portask.registry import Entry
 from portask_lab import workloads
 from portask_lab.corpora import EMPTY, Corpus, read
 from portask_lab.suites import Job
-from portask_lab.workloads import Measurement, Metric, NotForThis, Timed
+from portask_lab.workloads import Measurement, Metric, NotForThis, Timed, WrongResult
 
 WARM_UP = 2
 """Samples that are discarded, besides the calibration."""
@@ -67,6 +67,7 @@ class Line(msgspec.Struct, omit_defaults=True):
         begun: The job begins: if no other line of it follows, it took the process down.
         measurement: What came out.
         error: Why nothing did: one line, or a traceback's tail.
+        wrong: The error is a `WrongResult`: something was lost, reordered or altered.
         skipped: The job is not for this variant, and why.
         check: Conformance: name, status and detail of one check.
         speed: ns that the same small loop took, once a process.
@@ -78,6 +79,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     begun: bool = False
     measurement: Measurement | None = None
     error: str = ""
+    wrong: bool = False
     skipped: str = ""
     check: tuple[str, str, str] | None = None
 
@@ -115,7 +117,8 @@ def measure(spec: Spec) -> Any:
             yield Line(number, pid, skipped=str(reason))
         except Exception as error:  # noqa: BLE001 - whatever a variant raises is its failure, not ours
             where = "".join(traceback.format_tb(error.__traceback__)[-2:])
-            yield Line(number, pid, error=f"{type(error).__name__}: {error}\n{where}".rstrip())
+            text = f"{type(error).__name__}: {error}\n{where}".rstrip()
+            yield Line(number, pid, error=text, wrong=isinstance(error, WrongResult))
 
 
 def probe() -> int:

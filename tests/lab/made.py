@@ -1,6 +1,6 @@
 """Results made by hand, for tests of what is concluded from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from portask.config.fingerprint import fingerprint
 from portask_lab import results
@@ -78,8 +78,9 @@ def add(
     unit: str = "msg/s",
     params: dict[str, Scalar] | None = None,
     floor: float | None = None,
+    labels: Mapping[str, dict[str, str]] | None = None,
 ) -> Case:
-    """Adds a case; a bare value gets an interval of ±1%."""
+    """Adds a case; a bare value gets an interval of ±1%. ``labels`` are by variant."""
     params = params or {}
     case = Case(
         id=case_id(suite, workload, params, metric),
@@ -100,7 +101,17 @@ def add(
             role = label.partition("/")[0]  # type: ignore[assignment]
         value, low, high = given if isinstance(given, tuple) else (given, given * 0.99, given * 1.01)
         summary = Summary(
-            case=case.id, variant=label, role=role, median=value, low=low, high=high, processes=4, samples=12
+            case=case.id,
+            variant=label,
+            role=role,
+            median=value,
+            low=low,
+            high=high,
+            processes=4,
+            samples=12,
+            least=value,
+            most=value,
+            labels=(labels or {}).get(label, {}),
         )
         run.summaries.append(summary)
         if role in {"reference", "variant"} and not any(each.variant == label for each in run.conformance):

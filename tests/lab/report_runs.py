@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from typing import NamedTuple
 
 from portask_lab import results
 from portask_lab.results import Better, Role, Verdict
+from tests.lab import report_parts as parts
+from tests.lab.report_parts import CORPORA, machine
+
+__all__ = ["full_run", "machine"]
 
 CODECS = {"codec/struct": 1.35, "codec/msgspec-msgpack": 2.9}
 STRATEGIES = {
@@ -17,26 +22,37 @@ STRATEGIES = {
     "compression/dictionary": 0.7,
     "compression/lz4": 3.0,
 }
+STREAMS = "server/asyncio-streams"
 SERVERS = {"server/asyncio-protocol": 1.5, "server/uvloop": 1.9, "server/epoll": 2.2}
 PEERS = {"peer/nats": 1.2, "peer/valkey": 0.4, "peer/zeromq": 1.7}
-CORPORA = ("flights", "weather", "webhooks", "tiny", "random")
+MEDIANS = {STREAMS: 118, "server/uvloop": 84, "server/epoll": 71, "server/asyncio-protocol": 99}
+MEDIANS |= {"peer/nats": 130, "peer/valkey": 310, "peer/zeromq": 65, "floor/raw-relay": 31}
 
 
-def machine() -> results.Machine:
-    return results.Machine(
-        id="3f9c2a71be04",
-        commit="4f2a90c+dirty",
-        python="CPython 3.11.2 (GCC 12.2.0)",
-        libraries={"cbor2": "6.3.0", "msgspec": "0.22.0", "uvloop": "0.23.0", "zstandard": "0.25.0"},
-        kernel="Linux 6.1.0-18-amd64",
-        cpu="Example CPU @ 2.40GHz",
-        cores=2,
-        memory=24 << 30,
-        gc="collected before each sample, frozen during it",
-        limits={"RLIMIT_NOFILE": "20000/20000"},
-        clock="tsc, 1 ns",
-        virtual="kvm",
-    )
+class Kind(NamedTuple):
+    """A metric of a workload, and whose variants are compared in it."""
+
+    suite: str
+    workload: str
+    metric: str
+    unit: str
+    better: Better
+    reference: str
+    title: str
+
+
+def _codec(work: str, metric: str = "rate", unit: str = "msg/s", better: Better = "higher") -> Kind:
+    return Kind("serialization", f"codec.{work}", metric, unit, better, "codec/cbor2", work)
+
+
+PACK = Kind("compression", "compression.pack", "speed", "MB/s", "higher", "compression/never", "compress")
+THROUGHPUT = Kind("throughput", "network.throughput", "rate", "msg/s", "higher", STREAMS, "client to client")
+LATENCY = Kind("latency", "network.latency", "p99", "µs", "lower", STREAMS, "end to end")
+QUEUED = Kind("memory", "memory.queued", "slope", "B/msg", "lower", "storage/memory", "queued messages")
+HELD = Kind(
+    "connections", "network.connections", "alive", "connections", "higher", STREAMS, "connections held"
+)
+CPU = Kind("cpu", "network.cpu", "cpu", "%", "lower", STREAMS, "broker's own CPU")
 
 
 class _Builder:
@@ -46,52 +62,40 @@ class _Builder:
         self.summaries: list[results.Summary] = []
         self.floors: list[results.NoiseFloor] = []
 
-    def case(  # noqa: PLR0917 - the schema's fields in its order
+    def case(
         self,
-        suite: str,
-        family: str,
-        workload: str,
+        kind: Kind,
         params: dict[str, results.Scalar],
-        metric: str,
-        unit: str,
-        better: Better,
-        reference: str,
         base: float,
         factors: dict[str, float],
-        *,
-        title: str = "",
         extra: dict[str, tuple[Role, float]] | None = None,
     ) -> results.Case:
         case = results.Case(
-            id=results.case_id(suite, workload, params, metric),
-            suite=suite,
-            family=family,
-            workload=workload,
+            id=results.case_id(kind.suite, kind.workload, params, kind.metric),
+            suite=kind.suite,
+            family=kind.reference.partition("/")[0],
+            workload=kind.workload,
             params=params,
-            metric=metric,
-            unit=unit,
-            better=better,
-            title=title or workload,
+            metric=kind.metric,
+            unit=kind.unit,
+            better=kind.better,
+            title=kind.title,
         )
         self.cases.append(case)
         floor = self.random.uniform(0.01, 0.05)
-        self.floors.append(
-            results.NoiseFloor(
-                suite=suite, metric=metric, case=case.id, floor=floor, ratio=1.004, low=0.99, high=1.02
-            )
-        )
-        self._summary(case, reference, "reference", base, None, floor)
-        self._summary(case, reference + results.CONTROL_SUFFIX, "control", base, 1.004, floor)
+        self.floors.append(_floor(case.suite, case.metric, floor, case.id))
+        self._summary(case, kind.reference, "reference", base, None, floor)
+        self._summary(case, kind.reference + results.CONTROL_SUFFIX, "control", base, 1.004, floor)
         for label, factor in factors.items():
-            turned = 1 / factor if better == "lower" else factor
-            factor = turned * math.exp(self.random.gauss(0, 0.05))
+            turned = 1 / factor if case.better == "lower" else factor
+            turned *= math.exp(self.random.gauss(0, 0.05))
             role: Role = "peer" if label.startswith("peer/") else "variant"
-            self._summary(case, label, role, base * factor, factor, floor)
-        for label, (kind, value) in (extra or {}).items():
-            self._summary(case, label, kind, value, None, floor)
+            self._summary(case, label, role, base * turned, turned, floor)
+        for label, (role, value) in (extra or {}).items():
+            self._summary(case, label, role, value, None, floor)
         return case
 
-    def _summary(  # noqa: PLR0917 - ditto
+    def _summary(  # noqa: PLR0917 - a row of a table
         self, case: results.Case, label: str, role: Role, value: float, ratio: float | None, floor: float
     ) -> None:
         width = self.random.uniform(0.005, 0.04)
@@ -118,27 +122,110 @@ class _Builder:
                 p=0.001 if ratio else None,
                 verdict=verdict,
                 steady=self.random.random() > 0.05,
-                notes=["1 of 6 processes crashed"] if self.random.random() > 0.97 else [],
+                notes=["1 of 6 processes failed; the others are shown"]
+                if self.random.random() > 0.97
+                else [],
             )
         )
 
+    def points(self, corpus: str) -> list[results.Point]:
+        """Strategies in the plane of speed and ratio, for two batch sizes, and the ceiling."""
+        made = []
+        for place, batch in enumerate((4096, 65536)):
+            gain = {"random": 1.0, "tiny": 1.15}.get(corpus, 3.5 + 2 * place)
+            found: list[tuple[str, Role, float, float]] = [("ceiling/copy", "ceiling", 9000, 1)]
+            for label, speed in STRATEGIES.items():
+                x = 180 * speed * self.random.uniform(0.8, 1.2) * (1 + place * 0.4)
+                y = 1 + (gain - 1) * (1.15 - 0.2 * speed) * self.random.uniform(0.9, 1.1)
+                found.append((label, "variant", x, max(y, 1.0)))
+            rivals = [(x, y) for _, role, x, y in found if role == "variant"]
+            made += [
+                results.Point(
+                    plot="compression",
+                    variant=label,
+                    role=role,
+                    params={"corpus": corpus, "batch_bytes": batch},
+                    x=x,
+                    y=y,
+                    x_low=x * 0.96,
+                    x_high=x * 1.04,
+                    z=x * 3.1 if role == "variant" else None,
+                    front=role == "variant" and not any(a > x and b > y for a, b in rivals),
+                )
+                for label, role, x, y in found
+            ]
+        return made
 
-def _curve(
-    label: str, role: Role, rate: float, p50: float, case: str, *, valid: bool = True
-) -> results.Curve:
+
+def _floor(suite: str, metric: str, floor: float, case: str = "") -> results.NoiseFloor:
+    ratio, low, high = (1.004, 0.99, 1.02) if case else (None, None, None)
+    return results.NoiseFloor(
+        suite=suite, metric=metric, case=case, floor=floor, ratio=ratio, low=low, high=high
+    )
+
+
+def _curves(case: results.Case, rate: float) -> list[results.Curve]:
     at = [0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99, 100]
-    values = [p50 * math.exp(0.55 * (-math.log10(max(1 - p / 100, 1e-5))) ** 1.15 - 0.25) for p in at]
-    return results.Curve(
+    tail = [math.exp(0.55 * (-math.log10(max(1 - p / 100, 1e-5))) ** 1.15 - 0.25) for p in at]
+    made = []
+    for label, median in MEDIANS.items():
+        role: Role = "reference" if label == STREAMS else "variant"
+        if label.startswith(("peer/", "floor/")):
+            role = label.partition("/")[0]  # type: ignore[assignment]
+        if role == "reference" and rate > 40_000:
+            continue  # void: among the failures
+        made.append(
+            results.Curve(
+                case=case.id,
+                variant=label,
+                role=role,
+                rate=rate,
+                schedule="poisson",
+                percentiles=[float(p) for p in at],
+                values=[median * (1 + rate / 60_000) * factor for factor in tail],
+                count=int(rate * 20),
+            )
+        )
+    return made
+
+
+def _lines(case: results.Case) -> list[results.MemoryLine]:
+    counts = [25_000, 50_000, 100_000, 200_000]
+    slopes = {
+        "storage/memory": (74.1, "in RAM"),
+        "storage/per-message": (243.7, "in RAM"),
+        "storage/files": (0.1, "in files"),
+    }
+    return [
+        results.MemoryLine(
+            case=case.id,
+            variant=label,
+            messages=counts,
+            growth=[n * slope + 90_000 for n in counts],
+            private=[n * slope + 14.2e6 for n in counts],
+            peak=[n * slope + 31e6 for n in counts],
+            slope=slope,
+            payload=64,
+            durability="memory",
+            held=held,
+        )
+        for label, (slope, held) in slopes.items()
+    ]
+
+
+def _trace(case: str) -> results.Trace:
+    phases = {"idle": 15, "ramp": 25, "saturated": 25, "idle again": 15}
+    load = [0.05] * 15 + [0.05 + 0.9 * n / 25 for n in range(25)] + [0.97] * 25 + [0.04] * 15
+    level = [9.0 - round(8 * x) if x < 0.95 else 0.0 for x in load]
+    return results.Trace(
         case=case,
-        variant=label,
-        role=role,
-        rate=rate,
-        schedule="poisson",
-        percentiles=[float(p) for p in at],
-        values=values,
-        count=int(rate * 20),
-        valid=valid,
-        reason="" if valid else "the generator sent 4.2% of its messages more than 1 ms late",
+        variant="compression/adaptive",
+        phase=[name for name, steps in phases.items() for _ in range(steps)],
+        time=[n * 0.1 for n in range(len(load))],
+        load=load,
+        level=level,
+        raw=[65536] * len(load),
+        packed=[int(65536 / (1 + 0.5 * at)) for at in level],
     )
 
 
@@ -149,199 +236,31 @@ def full_run(seed: int = 1) -> results.Run:
         for corpus in CORPORA:
             for batch in (1, 100) if corpus == "tiny" else (100,):
                 params: dict[str, results.Scalar] = {"corpus": corpus, "batch": batch}
-                build.case(
-                    "serialization",
-                    "codec",
-                    f"codec.{work}",
-                    params,
-                    "rate",
-                    "msg/s",
-                    "higher",
-                    "codec/cbor2",
-                    base * (0.5 if batch == 1 else 1),
-                    CODECS,
-                    title=work,
-                    extra={"floor/empty-loop": ("floor", 2.1e8)},
-                )
-    build.case(
-        "serialization",
-        "codec",
-        "codec.encode",
-        {"corpus": "flights", "batch": 100},
-        "size",
-        "B/msg",
-        "lower",
-        "codec/cbor2",
-        306.2,
-        {"codec/struct": 1.0, "codec/msgspec-msgpack": 1.01},
-        title="encode",
-    )
-    points = []
+                loop: tuple[Role, float] = ("floor", 2.1e8)
+                base_here = base * (0.5 if batch == 1 else 1)
+                build.case(_codec(work), params, base_here, CODECS, {"floor/empty-loop": loop})
+    sizes = {"codec/struct": 1.0, "codec/msgspec-msgpack": 1.01}
+    build.case(_codec("encode", "size", "B/msg", "lower"), {"corpus": "flights", "batch": 100}, 306.2, sizes)
+    points: list[results.Point] = []
     for corpus in CORPORA:
-        for place, batch in enumerate((4096, 65536)):
-            gain = {"random": 1.0, "tiny": 1.15}.get(corpus, 3.5 + 2 * place)
-            found = []
-            for label, speed in STRATEGIES.items():
-                x = 180 * speed * build.random.uniform(0.8, 1.2) * (1 + place * 0.4)
-                y = 1 + (gain - 1) * (1.15 - 0.2 * speed) * build.random.uniform(0.9, 1.1)
-                found.append((label, x, max(y, 1.0)))
-            for label, x, y in found:
-                points.append(
-                    results.Point(
-                        plot="compression",
-                        variant=label,
-                        role="variant",
-                        params={"corpus": corpus, "batch_bytes": batch},
-                        x=x,
-                        y=y,
-                        x_low=x * 0.96,
-                        x_high=x * 1.04,
-                        z=x * 3.1,
-                        front=not any(a > x and b > y for _, a, b in found),
-                    )
-                )
-            points.append(
-                results.Point(
-                    plot="compression",
-                    variant="ceiling/copy",
-                    role="ceiling",
-                    params={"corpus": corpus, "batch_bytes": batch},
-                    x=9000,
-                    y=1,
-                    x_low=8800,
-                    x_high=9200,
-                )
-            )
-        build.case(
-            "compression",
-            "compression",
-            "compression.pack",
-            {"corpus": corpus, "batch_bytes": 65536},
-            "speed",
-            "MB/s",
-            "higher",
-            "compression/never",
-            5200,
-            {k: v / 20 for k, v in STRATEGIES.items()},
-            title="compress",
-        )
+        points += build.points(corpus)
+        slower = {label: speed / 20 for label, speed in STRATEGIES.items()}
+        build.case(PACK, {"corpus": corpus, "batch_bytes": 65536}, 5200, slower)
     for size in (16, 1024, 65536):
         for pattern in ("1→1", "1→N"):
-            build.case(
-                "throughput",
-                "server",
-                "network.throughput",
-                {"bytes": size, "pattern": pattern, "durability": "memory"},
-                "rate",
-                "msg/s",
-                "higher",
-                "server/asyncio-streams",
-                310_000 / (1 + size / 9000),
-                SERVERS | PEERS,
-                title="client to client",
-            )
-    curves = []
-    for rate in (1000.0, 10_000.0, 50_000.0):
-        case = build.case(
-            "latency",
-            "server",
-            "network.latency",
-            {"rate": int(rate), "schedule": "poisson"},
-            "p99",
-            "µs",
-            "lower",
-            "server/asyncio-streams",
-            240 * (1 + rate / 20000),
-            SERVERS | PEERS,
-            title="end to end",
-            extra={"floor/raw-relay": ("floor", 61.0)},
-        )
-        for label, p50 in {
-            "server/asyncio-streams": 118,
-            "server/uvloop": 84,
-            "server/epoll": 71,
-            "server/asyncio-protocol": 99,
-        }.items():
-            role: Role = "reference" if label.endswith("streams") else "variant"
-            curves.append(
-                _curve(
-                    label,
-                    role,
-                    rate,
-                    p50 * (1 + rate / 60000),
-                    case.id,
-                    valid=not (rate > 40_000 and role == "reference"),
-                )
-            )
-        for label, p50 in {"peer/nats": 130, "peer/valkey": 310, "peer/zeromq": 65}.items():
-            curves.append(_curve(label, "peer", rate, p50 * (1 + rate / 60000), case.id))
-        curves.append(_curve("floor/raw-relay", "floor", rate, 31, case.id))
-    memory_case = build.case(
-        "memory",
-        "storage",
-        "memory.queued",
-        {"bytes": 64},
-        "slope",
-        "B/msg",
-        "lower",
-        "storage/memory",
-        74.1,
-        {"storage/per-message": 0.3},
-        title="queued messages",
-    )
-    counts = [25_000, 50_000, 100_000, 200_000]
-    lines = [
-        results.MemoryLine(
-            case=memory_case.id,
-            variant=label,
-            messages=counts,
-            growth=[n * slope + 90_000 for n in counts],
-            private=[n * slope + 14.2e6 for n in counts],
-            peak=[n * slope + 31e6 for n in counts],
-            slope=slope,
-            payload=64,
-        )
-        for label, slope in (("storage/memory", 74.1), ("storage/per-message", 243.7))
-    ]
-    build.case(
-        "connections",
-        "server",
-        "network.connections",
-        {"workers": 1},
-        "alive",
-        "connections",
-        "higher",
-        "server/asyncio-streams",
-        16_000,
-        SERVERS,
-        title="connections held",
-    )
-    build.case(
-        "cpu",
-        "server",
-        "network.cpu",
-        {"rate": 50_000, "linger_ms": 1},
-        "cpu",
-        "%",
-        "lower",
-        "server/asyncio-streams",
-        13.2,
-        SERVERS,
-        title="broker's own CPU",
-    )
-    steps = 80
-    load = [0.05] * 15 + [0.05 + 0.9 * n / 25 for n in range(25)] + [0.97] * 25 + [0.04] * 15
-    level = [9.0 - round(8 * x) if x < 0.95 else 0.0 for x in load]
-    trace = results.Trace(
-        case=build.cases[-1].id,
-        variant="compression/adaptive",
-        phase=["idle"] * 15 + ["ramp"] * 25 + ["saturated"] * 25 + ["idle again"] * 15,
-        time=[n * 0.1 for n in range(steps)],
-        load=load,
-        level=level,
-        raw=[65536] * steps,
-        packed=[int(65536 / (1 + 0.5 * at)) for at in level],
-    )
+            shape: dict[str, results.Scalar] = {"bytes": size, "pattern": pattern, "durability": "memory"}
+            build.case(THROUGHPUT, shape, 310_000 / (1 + size / 9000), SERVERS | PEERS)
+    curves: list[results.Curve] = []
+    for rate in (1_000, 10_000, 50_000):
+        relay: tuple[Role, float] = ("floor", 61.0)
+        load: dict[str, results.Scalar] = {"rate": rate, "schedule": "poisson"}
+        base_here = 240 * (1 + rate / 20_000)
+        case = build.case(LATENCY, load, base_here, SERVERS | PEERS, {"floor/raw-relay": relay})
+        curves += _curves(case, rate)
+    queued = build.case(QUEUED, {"bytes": 64}, 74.1, {"storage/per-message": 0.3, "storage/files": 700})
+    build.case(HELD, {"workers": 1}, 16_000, SERVERS)
+    cpu = build.case(CPU, {"rate": 50_000, "linger_ms": 1}, 13.2, SERVERS)
+    late = "the generator was late: 4.2% of its sends began over 1 ms after their time"
     return results.Run(
         id="20260501-142233-full",
         started="2026-05-01T14:22:33Z",
@@ -352,218 +271,24 @@ def full_run(seed: int = 1) -> results.Run:
         suites=["serialization", "compression", "throughput", "latency", "memory"],
         complete=True,
         machine=machine(),
-        corpora=_corpora(),
+        corpora=parts.corpora(),
         cases=build.cases,
         summaries=build.summaries,
-        noise_floors=[
-            *build.floors,
-            results.NoiseFloor(
-                suite="serialization", metric="rate", case="", floor=0.021, ratio=None, low=None, high=None
-            ),
-            results.NoiseFloor(
-                suite="latency", metric="p99", case="", floor=0.064, ratio=None, low=None, high=None
-            ),
-        ],
-        criteria=_criteria(),
-        winners=_winners(),
-        conformance=_conformance(),
-        unavailable=[
-            results.Unavailable(
-                variant="peer/rabbitmq", reason="needs rabbitmq-server: apt install rabbitmq-server"
-            ),
-            results.Unavailable(
-                variant="ring/native-spsc", reason="needs portask-native: pip install portask-native"
-            ),
-        ],
+        noise_floors=[*build.floors, _floor("serialization", "rate", 0.021), _floor("latency", "p99", 0.064)],
+        criteria=parts.criteria(),
+        winners=parts.winners(),
+        conformance=parts.conformance(["codec/cbor2", *CODECS, *STRATEGIES, STREAMS, *SERVERS]),
+        unavailable=parts.unavailable(),
         failures=[
-            results.Failure(
-                variant="ring/broken",
-                suite="rings",
-                workload="ring.threads",
-                params={"bytes": 64},
-                block=3,
-                detail="record 5 of 10 came twice <b>|`x`",
-            )
+            parts.failure("ring/broken", "wrong", "record 5 of 10 came twice <b>|`x`", bytes=64),
+            parts.failure(STREAMS, "void", late, rate=50_000, schedule="poisson"),
         ],
-        blocks=[
-            results.Block(
-                suite=suite,
-                index=n,
-                order=["codec/struct", "codec/cbor2", "codec/cbor2#again", "codec/msgspec-msgpack"],
-                started=n * 9.0,
-                seconds=8.7,
-                voided=n == 2 and suite == "latency",
-                reason="steal 7.1% > 5%" if n == 2 else "",
-                noise=results.Noise(
-                    steal=0.002 * n, pressure=0.11, involuntary=14.0, load=1.2, foreign=None, speed=1.01
-                ),
-            )
-            for suite in ("serialization", "latency")
-            for n in range(6)
-        ],
+        blocks=parts.blocks(),
         curves=curves,
-        traces=[trace],
+        traces=[_trace(cpu.id)],
         points=points,
-        memory=lines,
+        memory=_lines(queued),
         notes=[
             "webhooks has 329 distinct messages; under 1,000 they repeat while they are measured, which flatters caches"
         ],
     )
-
-
-def _corpora() -> list[results.CorpusInfo]:
-    return [
-        results.CorpusInfo(
-            name=name,
-            what=f"{name} records",
-            sha256="608a735e57a324d3f1032f4f2e5917683c52f52477ab55672c9cc6fbd9e42c72",
-            records=2000,
-            distinct=2000,
-            bytes=598_855,
-            median=299.0,
-            largest=307,
-            source="built in",
-        )
-        for name in CORPORA
-    ]
-
-
-def _criteria() -> list[results.Criterion]:
-    part = results.CriterionPart(
-        case=results.case_id("serialization", "codec.encode", {"corpus": "flights", "batch": 100}, "rate"),
-        metric="rate",
-        value=1.92e6,
-        low=1.88e6,
-        high=1.95e6,
-        verdict="pass",
-        title="encode",
-    )
-    return [
-        results.Criterion(
-            id="serialization",
-            title="Serialize and deserialize",
-            mark=1e6,
-            unit="msg/s",
-            better="higher",
-            value=1.24e6,
-            low=1.21e6,
-            high=1.28e6,
-            verdict="pass",
-            variant="codec/struct",
-            headline=True,
-            parts=[part],
-            explanation="decode of webhooks is its slowest case",
-            measured_on="64-byte payloads and every corpus",
-        ),
-        results.Criterion(
-            id="serialization",
-            title="Serialize and deserialize",
-            mark=1e6,
-            unit="msg/s",
-            better="higher",
-            value=0.93e6,
-            low=0.91e6,
-            high=0.95e6,
-            verdict="fail",
-            variant="codec/cbor2",
-            measured_on="64-byte payloads and every corpus",
-        ),
-        results.Criterion(
-            id="memory",
-            title="Memory of 100,000 queued messages",
-            mark=10e6,
-            unit="B",
-            better="lower",
-            value=7.41e6,
-            low=7.38e6,
-            high=7.44e6,
-            verdict="pass",
-            variant="storage/memory",
-            headline=True,
-            measured_on="slope and total, 64-byte payloads",
-        ),
-        results.Criterion(
-            id="connections",
-            title="Connections, every one alive",
-            mark=100_000,
-            unit="connections",
-            better="higher",
-            headline=True,
-            measured_on="round trip on every connection",
-            explanation="profile quick does not hold 100,000 connections",
-        ),
-        results.Criterion(
-            id="latency",
-            title="End-to-end latency, small messages",
-            mark=100,
-            unit="µs",
-            better="lower",
-            value=98.2,
-            low=91.0,
-            high=104.4,
-            verdict="inconclusive",
-            variant="server/epoll",
-            headline=True,
-            measured_on="p50 and p99 at 1k msg/s",
-            explanation="the interval straddles the mark",
-        ),
-        results.Criterion(
-            id="cpu",
-            title="CPU at 50,000 msg/s",
-            mark=5,
-            unit="%",
-            better="lower",
-            value=6.1,
-            low=5.8,
-            high=6.4,
-            verdict="fail",
-            variant="server/uvloop",
-            headline=True,
-            measured_on="broker's own CPU",
-            explanation="missed: linger produced 43 messages a batch",
-        ),
-    ]
-
-
-def _winners() -> list[results.Winner]:
-    return [
-        results.Winner(
-            family="codec",
-            variant="codec/struct",
-            objective="messages round-tripped a second, every corpus",
-            value=0.74e6,
-            unit="msg/s",
-            runner_up="codec/cbor2",
-            runner_up_value=0.55e6,
-            reason="faster beyond the noise floor",
-        ),
-        results.Winner(
-            family="server",
-            variant="server/epoll",
-            objective="p99 at 1,000 msg/s",
-            value=98.2,
-            unit="µs",
-            runner_up="server/uvloop",
-            runner_up_value=99.0,
-            tie=True,
-            reason="a tie: standard library before a dependency",
-        ),
-        results.Winner(
-            family="workers", variant="", objective="steps a second", reason="nothing passed conformance"
-        ),
-    ]
-
-
-def _conformance() -> list[results.Conformance]:
-    labels = ["codec/cbor2", *CODECS, *STRATEGIES, "server/asyncio-streams", *SERVERS]
-    good = [results.Conformance(variant=label, passed=14, failed=0, not_applicable=2) for label in labels]
-    return [
-        *good,
-        results.Conformance(
-            variant="ring/broken",
-            passed=9,
-            failed=1,
-            not_applicable=0,
-            failures=["fifo_order: record 5 of 10 came twice <script>alert(1)</script>"],
-        ),
-    ]

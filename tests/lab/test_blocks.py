@@ -9,14 +9,15 @@ import msgspec
 import pytest
 
 from portask import registry
-from portask_lab import blocks, noise, suites, summaries, workloads
+from portask_lab import blocks, noise, suites, summaries, worker, workloads
 from portask_lab.blocks import SuiteData, ask, run_suite
 from portask_lab.corpora.load import load
 from portask_lab.noise import Ledger, Rule
 from portask_lab.results import Noise
 from portask_lab.suites import QUICK, Job, Suite
-from portask_lab.worker import Spec, sample
-from portask_lab.workloads import Metric
+from portask_lab.worker import Line, Spec, sample
+from portask_lab.workloads import Measurement, Metric
+from tests.lab.made import empty_run
 from tests.lab.variants import entry
 
 SUITE = Suite("rings", "Rings", "?", 30.0, 30.0)
@@ -68,13 +69,17 @@ def test_orders_come_from_the_seed_and_differ_between_blocks(files: dict[str, st
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("lossy", "WrongResult"), ("dying", "SIGKILL"), ("raising", "out of cheese")],
+    ("name", "kind", "words"),
+    [
+        ("lossy", "wrong", "WrongResult"),
+        ("dying", "crashed", "SIGKILL"),
+        ("raising", "error", "out of cheese"),
+    ],
 )
-def test_a_variants_fault_is_its_own(files: dict[str, str], name: str, words: str) -> None:
+def test_a_variants_fault_is_its_own(files: dict[str, str], name: str, kind: str, words: str) -> None:
     every = blocks.arms([JOB], [registry.get("ring", "deque"), entry(name)])
     data = run_suite(SUITE, msgspec.structs.replace(FAST, blocks=1, most=1), every, files, 1, rule=NEVER)
-    assert [failure.variant for failure in data.failures] == [f"ring/{name}"]
+    assert [(failure.variant, failure.kind) for failure in data.failures] == [(f"ring/{name}", kind)]
     assert words in data.failures[0].detail
     assert {each.arm.label for each in data.taken} == {"ring/deque", "ring/deque#again", "floor/bare-list"}
     if name == "dying":
@@ -87,17 +92,34 @@ def test_what_a_dead_process_had_finished_counts_and_the_rest_is_named(files: di
 
     every = [blocks.Arm("ring/dying", "variant", entry("dying"), (JOB, other("b"), other("c")), "ring")]
     data = run_suite(SUITE, msgspec.structs.replace(FAST, blocks=1, most=1), every, files, 1, rule=NEVER)
-    details = [failure.detail for failure in data.failures]
-    assert len(details) == 3
-    assert sum(detail.startswith("not reached") for detail in details) == 2
+    kinds = sorted(failure.kind for failure in data.failures)
+    assert kinds == ["crashed", "not reached", "not reached"]
 
 
 def test_a_process_that_hangs_is_killed(files: dict[str, str]) -> None:
     start = time.monotonic()
     answer = ask(Spec(entry("hanging"), [JOB], files), 1.0)
     assert "killed" in answer.problem
+    assert answer.hung
     assert answer.lines[0].begun
     assert time.monotonic() - start < 20
+    data = SuiteData(SUITE)
+    arm = blocks.Arm("ring/hanging", "variant", entry("hanging"), (JOB,), "ring")
+    blocks._keep(data, arm, [JOB], 0, answer)
+    assert [failure.kind for failure in data.failures] == ["hung"]
+
+
+def test_a_void_measurement_is_nobodys_fault(files: dict[str, str]) -> None:
+    late = Line(0, 1, measurement=Measurement({"cost": [1.0]}, invalid="the generator was late"))
+    data = SuiteData(SUITE)
+    arm = blocks.Arm("ring/good", "variant", entry("good"), (JOB,), "ring")
+    blocks._keep(data, arm, [JOB], 0, blocks.Answer([late]))
+    assert not data.taken
+    assert [(each.kind, each.detail) for each in data.failures] == [("void", "the generator was late")]
+    run = empty_run()
+    run.failures = data.failures
+    assert run.voids
+    assert not run.faults
 
 
 def test_a_noisy_block_is_voided_whole_and_measured_again(files: dict[str, str]) -> None:
@@ -122,13 +144,33 @@ def test_a_noisy_block_is_voided_whole_and_measured_again(files: dict[str, str])
 
 
 def test_a_machine_that_is_never_quiet_ends_the_suite_in_time(files: dict[str, str]) -> None:
-    short = Suite("rings", "Rings", "?", 0.5, 0.5)
     every = blocks.arms([JOB], [registry.get("ring", "deque")])
     always = Rule(steal=-1.0, foreign=-1.0)
-    data = run_suite(short, msgspec.structs.replace(FAST, most=500), every, files, 1, rule=always)
+    many = msgspec.structs.replace(FAST, most=500)
+    data = run_suite(SUITE, many, every, files, 1, seconds=0.5, rule=always)
     assert not data.complete
     assert all(block.voided for block in data.blocks)
-    assert any("quiet enough" in note for note in data.notes)
+    (note,) = summaries.shortage(data, blind=True)
+    made = len(data.blocks)
+    assert note.startswith(f"incomplete: rings has {made} block")
+    assert f"{made} of them voided by the noise rule when its time was up, 2 are wanted" in note
+    assert "nothing is compared" in note
+
+
+def test_time_that_is_up_ends_a_suite_between_blocks_whatever_it_wants(files: dict[str, str]) -> None:
+    every = blocks.arms([JOB], [registry.get("ring", "deque")])
+    many = msgspec.structs.replace(FAST, blocks=500, most=500)
+    data = run_suite(SUITE, many, every, files, 1, seconds=1e-6, rule=NEVER)
+    assert len(data.blocks) == 1, "one block is whole even if it takes longer than there was"
+    assert len({each.arm.key for each in data.taken}) == len(every)
+    assert not data.complete
+    (note,) = summaries.shortage(data, blind=False)
+    assert note == "incomplete: rings has 1 block when its time was up, 500 are wanted"
+    none = run_suite(SUITE, many, every, files, 1, seconds=0.0, rule=NEVER)
+    assert not none.blocks
+    assert summaries.shortage(none, blind=False) == ["incomplete: rings was not reached, time was up"]
+    nothing_to_do = run_suite(SUITE, many, [], files, 1, seconds=0.0, rule=NEVER)
+    assert nothing_to_do.complete
 
 
 def test_arms_leave_out_what_does_not_apply() -> None:
@@ -142,21 +184,30 @@ def test_arms_leave_out_what_does_not_apply() -> None:
     assert not any(arm.role == "control" for arm in uncontrolled)
 
 
-def test_planted_slowdowns_stretch_what_is_timed() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
+def test_planted_slowdowns_stretch_what_is_timed(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """On a clock of the test's own, which moves only when it is read or when work is done."""
+
+    class Clock:
+        now = 0
+
+        def __call__(self) -> int:
+            self.now += 100  # reading it takes time too, or nothing could wait for it
+            return self.now
+
     class Work:
         def run(self, iterations: int) -> int:
-            until = time.perf_counter_ns() + iterations * 100_000
-            while time.perf_counter_ns() < until:
-                pass
+            clock.now += iterations * 100_000
             return iterations
 
         def verify(self) -> None:
             raise AssertionError("sample() does not verify")
 
-    metric = Metric("rate", "1/s", "higher")
-    plain, slow = (min(sample(Work(), metric, 0.02, 4, share)) for share in (0.0, 1.0))
-    # not a timing claim: spinning through a fixed time, then as long again, halves the rate whatever the machine does
-    assert slow < 0.75 * plain
+    clock = Clock()
+    monkeypatch.setattr(worker, "perf_counter_ns", clock)
+    rates = sample(Work(), Metric("rate", "1/s", "higher"), 0.6, 4, share)
+    assert len(rates) == 4
+    assert rates == pytest.approx([10_000 / (1 + share)] * 4, rel=1e-3)
 
 
 def test_conformance_runs_in_a_process_of_its_own() -> None:

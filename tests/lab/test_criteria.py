@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from portask_lab import criteria, workloads
 from portask_lab.criteria import CriteriaError, Measure, Rule
-from portask_lab.results import Criterion, Scalar
+from portask_lab.report import tables
+from portask_lab.results import Criterion, Run, Scalar
 from portask_lab.suites import SUITES
 from tests.lab.made import add, empty_run
 
@@ -36,6 +38,86 @@ def test_the_whole_interval_decides(
     better: str, value: float, low: float | None, high: float | None, expected: str
 ) -> None:
     assert rule(better).judge(value, low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("better", "best", "low", "high", "expected"),
+    [
+        ("lower", 2_000, None, None, "fail"),
+        ("lower", 1_999, None, None, "inconclusive"),
+        ("lower", 2_000, 900, 9_000, "fail"),
+        ("lower", 999, 900, 9_000, "inconclusive"),
+        ("lower", 1, None, None, "inconclusive"),
+        ("higher", 500, None, None, "fail"),
+        ("higher", 501, None, None, "inconclusive"),
+        ("higher", 500, 400, 1_100, "fail"),
+        ("higher", 900_000, None, None, "inconclusive"),
+    ],
+)
+def test_when_every_single_process_misses_by_the_margin_it_is_a_fail(
+    better: str, best: float, low: float | None, high: float | None, expected: str
+) -> None:
+    """One side only: no number of lucky processes is a pass without an interval."""
+    assert rule(better).judge(best, low, high, best) == expected
+    assert rule(better).judge(best, low, high) == "inconclusive"
+
+
+def test_the_margin_looks_at_the_best_process_and_says_so() -> None:
+    run = empty_run()
+    add(run, "codec.encode", "rate", {"codec/cbor2": (300.0, 90.0, 2_000.0)}, params={"batch": 100})
+    summary = run.summaries[0]
+    summary.least, summary.most = 200.0, 500.0
+    (found,) = criteria.judge(run, [rule()])
+    assert found.verdict == "fail"
+    assert "each of 4 processes missed the mark by 2 times or more" in found.explanation
+    summary.most = 501.0
+    (found,) = criteria.judge(run, [rule()])
+    assert found.verdict == "inconclusive"
+    assert "straddles" in found.explanation
+
+
+def test_the_headline_carries_the_labels_that_the_criterion_wants() -> None:
+    run = empty_run()
+    values = {"storage/a": 900.0, "storage/b": 2_000.0, "storage/c": 3_000.0}
+    held = {"storage/a": "in RAM", "storage/b": "in files", "storage/c": "in files"}
+    labels = {label: {"held": where} for label, where in held.items()}
+    add(run, "codec.encode", "rate", dict(values), params={"batch": 100}, labels=labels)
+    wanted = msgspec.structs.replace(rule(), headline={"held": "in RAM"})
+    found = criteria.judge(run, [wanted])
+    assert [each.variant for each in found] == ["storage/c", "storage/b", "storage/a"]
+    assert [each.headline for each in found] == [False, False, True]
+    assert [each.apart for each in found] == ["held in files", "held in files", ""]
+    assert found[2].verdict == "fail"
+    rows = [[cell.text for cell in row] for row in tables.verdicts(_with(run, found)).rows]
+    assert [(row[0], row[5]) for row in rows] == [("R", "storage/a"), ("apart: held in files", "storage/c")]
+    assert "held in RAM" in rows[0][3]
+    assert "held in files" in rows[1][3]
+
+
+def test_without_any_variant_that_carries_them_the_best_one_stands_there() -> None:
+    run = empty_run()
+    labels = {"storage/a": {"held": "in files"}}
+    add(run, "codec.encode", "rate", {"storage/a": 2_000.0}, params={"batch": 100}, labels=labels)
+    (found,) = criteria.judge(run, [msgspec.structs.replace(rule(), headline={"held": "in RAM"})])
+    assert found.headline
+    assert found.apart == "held in files"
+    (row,) = tables.verdicts(_with(run, [found])).rows
+    assert "held in files" in row[3].text
+
+
+def test_figures_are_told_apart_by_what_they_count() -> None:
+    run = empty_run()
+    for metric in ("p50", "p99"):
+        add(run, "network.latency", metric, {"server/a": 2_000.0}, suite="latency", params={"rate": 1_000})
+    measures = [Measure("latency", metric) for metric in ("p50", "p99")]
+    (found,) = criteria.judge(run, [msgspec.structs.replace(rule(), measure=measures)])
+    titles = [part.title for part in found.parts]
+    assert titles == ["p50 of network.latency, rate 1,000", "p99 of network.latency, rate 1,000"]
+    assert "p50 of network.latency" in found.explanation
+
+
+def _with(run: Run, found: list[Criterion]) -> Run:
+    return msgspec.structs.replace(run, criteria=found)
 
 
 def test_existence_needs_one_success_and_no_interval() -> None:

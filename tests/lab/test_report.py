@@ -13,8 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portask_lab import report, results
-from portask_lab.report import colours, compare, leads, markdown, numbers, page, shapes, tables
+from portask_lab import report, results, words
+from portask_lab.report import (
+    colours,
+    compare,
+    compression,
+    latency,
+    leads,
+    markdown,
+    memory,
+    numbers,
+    page,
+    tables,
+    tickets,
+)
 from portask_lab.report.document import Cell, Column, Document, Listing, Prose, Section, Table
 from tests.lab.report_runs import full_run, machine
 
@@ -103,7 +115,7 @@ def _facts(run: results.Run) -> list[str]:
     yes += [item.reason for item in run.winners] + [item.name for item in run.corpora]
     yes += [item.reason for item in run.unavailable] + [block.reason for block in run.blocks]
     yes += [run.command, run.machine.cpu, run.machine.id, run.machine.kernel, *run.notes]
-    yes += [case.title for case in run.cases] + [curve.reason for curve in run.curves]
+    yes += [case.title for case in run.cases] + [item.detail for item in run.voids]
     yes += [item.variant for item in run.conformance]
     return sorted({text for text in yes if text})
 
@@ -196,8 +208,9 @@ def test_any_part_may_be_missing(missing: str, tmp_path: Path, monkeypatch: pyte
     run = full_run()
     run = msgspec.structs.replace(run, complete=False, **{missing: []})
     drawers: dict[str, tuple[Any, str, Any]] = {
-        "summaries": (compare, "bars", None), "points": (shapes, "pareto", None), "curves": (shapes, "percentiles", []),
-        "cases": (compare, "forests", []), "memory": (shapes, "memory", None), "traces": (shapes, "traces", []),
+        "summaries": (compare, "bars", None), "points": (compression, "pareto", None),
+        "curves": (latency, "percentiles", []), "cases": (compare, "forests", []),
+        "memory": (memory, "slopes", None), "traces": (compression, "traces", []),
         "criteria": (compare, "marks", None),
     }  # fmt: skip
     for what, (module, name, nothing) in drawers.items():
@@ -294,7 +307,7 @@ def test_durations_and_sizes() -> None:
     assert numbers.seconds(3700) == "1 h 01 min"
     assert numbers.binary_size(24 << 30) == "24.0 GiB"
     assert (
-        numbers.params({"corpus": "tiny", "batch": 65536, "keyed": True, "x": None})
+        words.params({"corpus": "tiny", "batch": 65536, "keyed": True, "x": None})
         == "corpus tiny, batch 65,536, keyed"
     )
 
@@ -318,7 +331,8 @@ def test_no_text_can_break_either_rendering(first: str, second: str, third: str)
     shown = _Page(page.render(document))
     assert not shown.open
     assert not shown.tags & {"script", "img"}
-    rows = [line for line in markdown.render(document).split("\n") if line.startswith("|")]
+    text = re.sub(r"^```.*?^```$", "", markdown.render(document), flags=re.DOTALL | re.MULTILINE)
+    rows = [line for line in text.split("\n") if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) <= 1
 
 
@@ -346,6 +360,61 @@ def test_a_winners_lead_has_an_interval_from_the_blocks(tmp_path: Path) -> None:
     with (tmp_path / results.RAW).open("ab") as file:
         file.write(b"{cut sho")
     assert leads.leads(run, tmp_path) == found
+
+
+def test_void_is_told_apart_from_failed_everywhere(written: Path, shown: _Page) -> None:
+    run = full_run()
+    failed, void = tickets.warnings(run)
+    assert failed == "1 measuring job failed (1 gave wrong results): ring/broken."
+    assert void.startswith("1 measurement is void")
+    assert "server/asyncio-streams" in void
+    text = (written.parent / report.TEXT).read_text("utf-8")
+    for phrase in ("Jobs that failed", "gave wrong results", "Void measurements"):
+        assert phrase in shown.text
+        assert phrase in text
+    assert [row[0].text for row in tickets.faults(run).rows] == ["ring/broken"]
+    assert [row[0].text for row in tickets.voids(run).rows] == ["server/asyncio-streams"]
+    only_void = msgspec.structs.replace(run, failures=run.voids)
+    assert not [line for line in tickets.warnings(only_void) if "failed" in line]
+    assert tickets.warnings(msgspec.structs.replace(run, failures=[])) == []
+
+
+def test_a_void_load_stands_in_the_latency_table_without_figures() -> None:
+    table = latency.distributions(full_run())
+    assert table is not None
+    rows = [[cell.text for cell in row] for row in table.rows]
+    (void,) = [row for row in rows if row[-1] == "void"]
+    assert void[1:] == ["server/asyncio-streams", "–", "–", "–", "–", "–", "void"]
+    assert [row[0] for row in rows if row[0]] == [
+        f"end to end, {rate} msg/s, poisson" for rate in ("1,000", "10,000", "50,000")
+    ]
+
+
+def test_two_ways_of_driving_are_not_mixed() -> None:
+    run = full_run()
+    case = next(case for case in run.cases if case.workload == "network.latency")
+    other = msgspec.structs.replace(case, id="other", workload="network.client_latency", title="by clients")
+    run.cases.append(other)
+    mine = next(curve for curve in run.curves if curve.case == case.id and curve.variant == "server/epoll")
+    run.curves.append(msgspec.structs.replace(mine, case="other"))
+    table = latency.distributions(run)
+    assert table is not None
+    heads = [row[0].text for row in table.rows if row[0].text]
+    assert "by clients, 1,000 msg/s, poisson" in heads
+    (picture,) = latency.percentiles(run, colours.assign(run), None)
+    assert "in 4 panels" in picture.alt
+    assert "by clients" in picture.svg
+
+
+def test_where_queued_messages_lie_stands_beside_their_memory(shown: _Page) -> None:
+    assert "7.41 MB, held in RAM" in shown.text
+    assert "apart: held in files ✓ pass < 10 MB 2.41 MB, held in files" in shown.text
+    table = memory.table(full_run())
+    assert table is not None
+    by_variant = {row[0].text: [cell.text for cell in row] for row in table.rows}
+    assert by_variant["storage/files"][2] == "in files"
+    assert by_variant["storage/files"][5] == "–", "what lies in files has no overhead in memory"
+    assert by_variant["storage/memory"][2] == "in RAM"
 
 
 def test_the_control_is_named_as_such() -> None:

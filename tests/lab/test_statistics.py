@@ -96,6 +96,40 @@ def test_one_block_has_no_interval() -> None:
     assert ratio.width == math.inf
 
 
+@given(
+    values=st.lists(st.floats(1e-3, 1e9), min_size=2, max_size=6),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_cannot_be_negative_has_no_negative_interval(values: list[float], seed: int) -> None:
+    found = statistics.absolute({block: [value] for block, value in enumerate(values)}, seed)
+    assert 0 <= found.low <= found.value <= found.high
+    with_zero = statistics.absolute({block: [value] for block, value in enumerate([0.0, *values])}, seed)
+    assert 0 <= with_zero.low <= with_zero.value <= with_zero.high
+
+
+def test_what_can_be_negative_may_have_a_negative_end() -> None:
+    found = statistics.absolute({0: [-0.01], 1: [0.02], 2: [0.03]}, 0)
+    assert found.low < 0 < found.high
+
+
+def test_two_latencies_far_apart_say_so_without_nonsense() -> None:
+    found = statistics.absolute({0: [188.0], 1: [1520.0]}, 0)
+    assert found.value == 854
+    assert 0 < found.low < 188
+    assert 1520 < found.high < math.inf
+    assert math.isinf(statistics.absolute({0: [1e-300], 1: [1.0], 2: [1e300]}, 0).high)
+
+
+def test_intervals_of_values_cover() -> None:
+    random = np.random.default_rng(17)
+    covered = 0
+    for trial in range(400):
+        found = statistics.absolute({b: [100 * math.exp(random.normal(0, 0.3))] for b in range(4)}, trial)
+        covered += found.low <= 100 <= found.high
+    assert covered / 400 > 0.91
+
+
 def test_blocks_that_only_one_has_do_not_count() -> None:
     ratio = statistics.ratio({0: [2.0], 1: [2.0], 2: [50.0]}, {0: [1.0], 1: [1.0], 3: [1.0]}, 0)
     assert ratio is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ from portask.messages import Buffer, RecordBatch, TopicPartition
 from portask.reference.storage import MemoryStorage
 from portask.registry import Entry
 from portask.storage.files import Files
-from portask_lab import blocks, suites, workloads
+from portask_lab import blocks, suites, summaries, workloads
+from portask_lab.corpora import EMPTY
 from portask_lab.corpora.load import load
 from portask_lab.suites import QUICK
-from portask_lab.workloads import NotForThis, Params, WrongResult
+from portask_lab.workloads import Measurement, NotForThis, Params, WrongResult
 from portask_lab.workloads.storage import driving, recovery
 from portask_lab.workloads.storage.driving import Driven, file_system
+from tests.lab.made import empty_run
 
 KEY = TopicPartition("t", 0)
 LOG = registry.get("storage", "segment-log")
@@ -226,3 +229,36 @@ def test_a_backlog_in_another_order_gives_no_figure() -> None:
     work.store.publish_many = lambda payloads: publish(payloads[::-1])
     with pytest.raises(WrongResult, match="other messages"):
         work.measure(0.1)
+
+
+@pytest.mark.parametrize(("name", "where"), [("memory", "in RAM"), ("segment-log", "in files")])
+def test_where_queued_messages_lie_is_seen_not_declared(name: str, where: str) -> None:
+    plain = Entry("storage", "x", registry.get("storage", name).target, "without any capability")
+    params: dict[str, Any] = {"messages": 40_000, "payload": 64, "durability": "memory"}
+    work = workloads.get("storage.queued").prepare(plain, EMPTY, params, 1)
+    try:
+        found = work.measure(0.0)
+        work.verify()
+    finally:
+        work.close()
+    kind = file_system(Path(tempfile.gettempdir()))
+    wanted = f"{where} on {kind}, which is RAM" if where == "in files" and kind == "tmpfs" else where
+    assert found.labels == {"held": wanted}
+
+
+def test_labels_stand_beside_every_figure_that_comes_of_a_measurement() -> None:
+    suite = suites.SUITES["memory"]
+    entry = registry.get("storage", "memory")
+    data = blocks.SuiteData(suite, blocks=empty_run(["memory"]).blocks[:1])
+    for count in (1_000, 2_000):
+        params: dict[str, Any] = {"messages": count, "payload": 64, "durability": "memory"}
+        job = suites.Job("storage.queued", params, 0.0, 1, str(count), False)
+        figures = {name: [float(count)] for name in ("growth", "private", "peak")}
+        measurement = Measurement(figures, labels={"held": "in RAM"})
+        arm = blocks.Arm(entry.label, "reference", entry, (job,), job.group)
+        data.taken.append(blocks.Taken(arm, job, 0, count, measurement))
+    run = empty_run(["memory"])
+    summaries.add(run, data, 1)
+    assert {case.metric for case in run.cases} == {"growth", "private", "peak", "slope", "queue"}
+    assert all(summary.labels == {"held": "in RAM"} for summary in run.summaries)
+    assert [line.held for line in run.memory] == ["in RAM"]

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from portask.contracts import FAMILIES
-from portask_lab.report import colours, compare, ledgers, numbers, shapes, tables
+from portask_lab.report import (
+    colours,
+    compare,
+    compression,
+    latency,
+    memory,
+    numbers,
+    surroundings,
+    tables,
+    tickets,
+)
 from portask_lab.report.document import Document, Heading, Items, Listing, Part, Prose, Section, Table
 from portask_lab.report.method import METHOD
 from portask_lab.results import Run
@@ -60,16 +70,10 @@ def _warnings(run: Run) -> Iterable[str]:
             "This run is not complete: it was interrupted, or too few of its blocks were quiet. What it did measure is "
             "shown; what it did not is marked. Do not choose by it."
         )
-    if run.failures:
-        count = f"{len(run.failures)} measuring process" + ("es" if len(run.failures) > 1 else "")
-        labels = ", ".join(dict.fromkeys(item.variant for item in run.failures))
-        yield f"{count} crashed, hung or gave wrong results ({labels}): see Conformance and failures."
+    yield from tickets.warnings(run)
     broken = [item.variant for item in run.conformance if item.failed]
     if broken:
         yield f"{', '.join(broken)} did not pass conformance and is never selected; the reasons are below."
-    void = [curve for curve in run.curves if not curve.valid]
-    if void:
-        yield f"{len(void)} of {len(run.curves)} latency measurements are void and not drawn; their table says why."
 
 
 def _present(*parts: Part | None) -> tuple[Part, ...]:
@@ -110,8 +114,8 @@ def _rankings(run: Run, swatches: dict[str, str]) -> Iterable[Section]:
 
 
 def _compression(run: Run, swatches: dict[str, str]) -> Section | None:
-    picture, table = shapes.pareto(run, swatches), ledgers.trade_offs(run)
-    traces = shapes.traces(run, swatches)
+    picture, table = compression.pareto(run, swatches), compression.table(run)
+    traces = compression.traces(run, swatches)
     if table is None and not traces:
         return None
     heading = (Heading("Under a changing load"),) if traces else ()
@@ -121,62 +125,68 @@ def _compression(run: Run, swatches: dict[str, str]) -> Section | None:
 
 
 def _latency(run: Run, swatches: dict[str, str]) -> Section | None:
-    table = ledgers.distributions(run)
+    table = latency.distributions(run)
     if table is None:
         return None
     mark = next((c.mark for c in run.criteria if c.unit == "µs" and "latency" in c.id), None)
-    pictures = shapes.percentiles(run, swatches, mark)
+    pictures = latency.percentiles(run, swatches, mark)
     return Section("latency", "End-to-end latency", _present(_IN_RAM, *pictures, table))
 
 
 def _memory(run: Run, swatches: dict[str, str]) -> Section | None:
-    table = ledgers.memory(run)
+    table = memory.table(run)
     if table is None:
         return None
-    return Section("memory", "Memory of queued messages", _present(shapes.memory(run, swatches), table))
+    return Section("memory", "Memory of queued messages", _present(memory.slopes(run, swatches), table))
 
 
 def _throughput(run: Run, swatches: dict[str, str]) -> Section | None:
     picture = compare.bars(run, "throughput", swatches, "Network throughput")
-    table = tables.matrix(run, "throughput", folded=True)
-    if table is None:
+    found = tables.matrix(run, "throughput", folded=True)
+    if not found:
         return None
-    return Section("throughput", "Throughput beside other products", _present(_IN_RAM, picture, table))
+    return Section("throughput", "Throughput beside other products", _present(_IN_RAM, picture, *found))
 
 
 def _storage(run: Run) -> Section | None:
-    table = tables.matrix(run, "storage", workloads=_DURABLE)
-    if table is None:
+    found = tables.matrix(run, "storage", workloads=_DURABLE)
+    if not found:
         return None
     text = (
         "Each figure is of one durability: memory is lost with the process, os survives it, synced survives a power "
         "loss. What another product's mode means exactly is among the notes of this run."
     )
-    return Section("storage", "What an acknowledgement costs", (Prose(text), table))
+    return Section("storage", "What an acknowledgement costs", (Prose(text), *found))
 
 
 def _broker(run: Run) -> Section | None:
-    found = [table for suite in ("connections", "cpu") if (table := tables.matrix(run, suite))]
+    found = [table for suite in ("connections", "cpu") for table in tables.matrix(run, suite)]
     return Section("broker", "Connections and CPU", (_IN_RAM, *found)) if found else None
 
 
 def _conformance(run: Run) -> Section:
     parts: list[Part] = []
     if run.conformance:
-        parts.append(ledgers.conformance(run))
+        parts.append(tickets.conformance(run))
         if any(item.failures for item in run.conformance):
-            parts.append(ledgers.violations(run))
+            parts.append(tickets.violations(run))
     else:
         parts.append(Prose("No conformance suite was run.", warning=True))
-    if run.failures:
-        parts.append(ledgers.failures(run))
+    if run.faults:
+        parts.append(tickets.faults(run))
     else:
-        parts.append(Prose("No measuring process crashed, hung or gave wrong results."))
+        parts.append(Prose("No measuring job crashed, hung, raised an error or gave wrong results."))
+    if run.voids:
+        parts.append(tickets.voids(run))
+    else:
+        parts.append(Prose("No measurement was void."))
     if run.unavailable:
-        parts.append(ledgers.unavailable(run))
+        parts.append(tickets.unavailable(run))
     else:
         parts.append(Prose("Everything that these suites measure could run here."))
-    return Section("conformance", "Conformance, failures, and what could not run", tuple(parts))
+    return Section(
+        "conformance", "Conformance, failures, void measurements, and what could not run", tuple(parts)
+    )
 
 
 def _noise(run: Run) -> Section:
@@ -189,18 +199,18 @@ def _noise(run: Run) -> Section:
     )
     found: list[Table] = []
     if any(not floor.case for floor in run.noise_floors):
-        found.append(ledgers.floors(run))
+        found.append(surroundings.floors(run))
     if run.blocks:
-        found += [ledgers.blocks(run), ledgers.every_block(run)]
+        found += [surroundings.blocks(run), surroundings.every_block(run)]
     return Section("noise", "Noise", (Prose(text), *found))
 
 
 def _where(run: Run) -> Section:
-    found = [ledgers.machine(run)]
+    found = [surroundings.machine(run)]
     if run.machine.libraries:
-        found.append(ledgers.libraries(run))
+        found.append(surroundings.libraries(run))
     if run.corpora:
-        found.append(ledgers.corpora(run))
+        found.append(surroundings.corpora(run))
     return Section("machine", "Machine and corpora", tuple(found))
 
 

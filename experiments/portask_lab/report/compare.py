@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from portask_lab import words
 from portask_lab.report import numbers
 from portask_lab.report.colours import light
 from portask_lab.report.document import Picture
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 _RATIO_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)
 _MOST_ROWS = 34
+_EDGE = 0.1
+"""Share of a picture's width in which a centred label would run out of it."""
+_LINE = 0.19
+"""Inches of a heading's line among the rows of a forest."""
 
 
 def marks(run: Run, colours: dict[str, str]) -> Picture | None:
@@ -30,6 +35,11 @@ def marks(run: Run, colours: dict[str, str]) -> Picture | None:
         axes = figure.subplots()
         axes.set_xscale("log")
         axes.axvline(1, color=light("ink"), linewidth=1)
+        _ratio_axis(
+            axes,
+            [_toward(c, value) for c in measured for value in (c.value, c.low, c.high) if value],
+            tight=True,
+        )
         for row, title in enumerate(titles):
             own = [c for c in measured if c.title == title]
             for item in sorted(own, key=lambda c: c.headline):
@@ -47,11 +57,6 @@ def marks(run: Run, colours: dict[str, str]) -> Picture | None:
         axes.tick_params(axis="y", length=0, labelcolor=light("ink"))
         axes.set_ylim(len(titles) - 0.5, -0.5)
         axes.spines["left"].set_visible(False)
-        _ratio_axis(
-            axes,
-            [_toward(c, value) for c in measured for value in (c.value, c.low, c.high) if value],
-            tight=True,
-        )
         axes.set_xlabel("times the mark, on a log scale; right of the line the criterion is met")
         met = sum(c.headline and c.verdict == "pass" for c in run.criteria)
         return picture(
@@ -82,12 +87,14 @@ def _mark(axes: Axes, row: int, item: Criterion) -> None:
     if low and high:
         axes.plot([low, high], [row, row], color=colour, linewidth=2, zorder=3)
     axes.plot([value], [row], "o", markersize=6.5, color=colour, zorder=4)
+    left, right = axes.get_xlim()
+    place = math.log(value / left) / math.log(right / left)
     axes.annotate(
         short(item.variant),
         (value, row),
         (0, 8),
         textcoords="offset points",
-        ha="center",
+        ha="left" if place < _EDGE else "right" if place > 1 - _EDGE else "center",
         fontsize=8,
         color=light("muted"),
         bbox={"facecolor": light("paper"), "linewidth": 0, "pad": 1},
@@ -105,7 +112,7 @@ def _ratio_axis(axes: Axes, values: Sequence[float | None], *, tight: bool = Fal
     low, high = min([*known, 0.9]) / 1.08, max([*known, 1.1]) * 1.08
     axes.set_xlim(low, high)
     inside = [tick for tick in _RATIO_TICKS if low <= tick <= high]
-    apart = 0.05 if tight else 0.075
+    apart = 0.065 if tight else 0.075
     span = math.log(high / low)
     kept: list[float] = [1]
     for tick in sorted(inside, key=lambda tick: (abs(math.log(tick)), tick)):
@@ -142,9 +149,14 @@ def _forest(run: Run, family: str, cases: list[Case], colours: dict[str, str], n
     variants.sort(key=lambda label: (label.startswith("peer/"), label))
     floors = {floor.case: floor.floor for floor in run.noise_floors}
     suite_floors = {(floor.suite, floor.metric): floor.floor for floor in run.noise_floors if not floor.case}
-    heads = len({(case.workload, case.metric) for case in cases})
+    works: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    for case in cases:
+        works[case.workload, case.metric].append(case)
+    shared = {work: words.constants([case.params for case in own]) for work, own in works.items()}
+    headings = {work: _heading(own[0], shared[work]) for work, own in works.items()}
+    lines = sum(map(len, headings.values()))
     step = 0.17 + 0.085 * len(variants)
-    with sheet(0.95 + step * len(cases) + 0.24 * heads) as figure:
+    with sheet(0.95 + step * len(cases) + _LINE * lines + 0.05 * len(works)) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
         ticks: list[float] = []
@@ -155,19 +167,22 @@ def _forest(run: Run, family: str, cases: list[Case], colours: dict[str, str], n
         for case in cases:
             if (case.workload, case.metric) != before:
                 before = case.workload, case.metric
-                y += 0.24
-                same = numbers.constants([c.params for c in cases if (c.workload, c.metric) == before])
-                axes.annotate(
-                    _heading(case, same),
-                    (0, y - 0.07),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(2, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8.5,
-                    fontweight="bold",
-                    bbox={"facecolor": light("paper"), "linewidth": 0, "pad": 1.5},
-                )
+                y += _LINE + 0.05
+                same = shared[before]
+                for text, weight in headings[before]:
+                    axes.annotate(
+                        text,
+                        (0, y - 0.07),
+                        xycoords=("axes fraction", "data"),
+                        xytext=(2, 0),
+                        textcoords="offset points",
+                        va="center",
+                        fontsize=8.5,
+                        fontweight=weight,
+                        bbox={"facecolor": light("paper"), "linewidth": 0, "pad": 1.5},
+                    )
+                    y += _LINE
+                y -= _LINE
             middle = y + step / 2
             floor = floors.get(case.id, suite_floors.get((case.suite, case.metric), 0.0))
             axes.fill_betweenx(
@@ -183,7 +198,7 @@ def _forest(run: Run, family: str, cases: list[Case], colours: dict[str, str], n
                     at = middle + (place - (len(variants) - 1) / 2) * 0.085
                     extent += _whisker(axes, at, case, found[label], colours[label])
             ticks.append(middle)
-            names.append(numbers.params(case.params, same) or "all")
+            names.append(words.params(case.params, same) or "all")
             y += step
         axes.axvline(1, color=light("muted"), linewidth=0.8, zorder=1)
         axes.set_yticks(ticks, names)
@@ -214,12 +229,12 @@ def _forest(run: Run, family: str, cases: list[Case], colours: dict[str, str], n
         )
 
 
-def _heading(case: Case, same: set[str]) -> str:
-    common = numbers.params({key: value for key, value in case.params.items() if key in same})
+def _heading(case: Case, same: set[str]) -> list[tuple[str, str]]:
+    """Lines with their weights: what the rows are, and what they have in common."""
+    common = words.params({key: value for key, value in case.params.items() if key in same})
     better = {"higher": "more is better", "lower": "less is better"}.get(case.better, "")
-    return f"{case.title or case.workload}: {case.metric}, {case.unit} ({better})" + (
-        f"; {common}" if common else ""
-    )
+    lines = [(f"{case.title or case.workload}: {words.counted(case)}, {case.unit} ({better})", "bold")]
+    return [*lines, (f"all with {common}", "normal")] if common else lines
 
 
 def _whisker(axes: Axes, y: float, case: Case, summary: Summary, colour: str) -> list[float | None]:
@@ -254,11 +269,11 @@ def bars(run: Run, suite: str, colours: dict[str, str], title: str) -> Picture |
         return None
     cases = cases[:12]
     rows = {case.id: _sorted(run, case) for case in cases}
-    same = numbers.constants([case.params for case in cases])
-    common = numbers.params({key: value for key, value in cases[0].params.items() if key in same})
+    same = words.constants([case.params for case in cases])
+    common = words.params({key: value for key, value in cases[0].params.items() if key in same})
     columns = min(2, len(cases))
     lines = [cases[at : at + columns] for at in range(0, len(cases), columns)]
-    heights = [max(len(rows[case.id]) for case in line) * 0.2 + 0.62 for line in lines]
+    heights = [max(len(rows[case.id]) for case in line) * 0.2 + 0.78 for line in lines]
     with sheet(sum(heights) + 0.15, WIDTH) as figure:
         panels = grid(figure, len(cases), columns, height_ratios=heights)
         for axes, case in zip(panels, cases, strict=True):
@@ -268,11 +283,12 @@ def bars(run: Run, suite: str, colours: dict[str, str], title: str) -> Picture |
             suite,
             f"Bar charts of {title.lower()} in {len(cases)} cases; the best of each: "
             + "; ".join(
-                f"{numbers.params(case.params) or case.metric}: {short(rows[case.id][0].variant)}"
+                f"{words.params(case.params) or case.metric}: {short(rows[case.id][0].variant)}"
                 for case in cases
             ),
             "Medians over fresh processes, whiskers are 95% intervals. Muted colours are other products, "
-            "measured in the same run." + (f" All panels: {common}." if common else ""),
+            "measured in the same run. An interval that reaches the edge goes on behind it."
+            + (f" All panels: {common}." if common else ""),
         )
 
 
@@ -283,15 +299,19 @@ def _sorted(run: Run, case: Case) -> list[Summary]:
 
 def _bar_panel(axes: Axes, case: Case, rows: list[Summary], colours: dict[str, str], same: set[str]) -> None:
     scale = numbers.scale_for([s.median for s in rows], case.unit)
+    longest = max((s.median for s in rows), default=1.0) / scale.divisor
+    # one interval of two processes would make all bars short: it is cut at the panel's edge
+    right = min(max((max(s.high or 0, s.median) for s in rows), default=1.0) / scale.divisor, 1.8 * longest)
     for place, summary in enumerate(rows):
         colour = light(colours[summary.variant])
         axes.barh(place, summary.median / scale.divisor, height=0.62, color=colour, linewidth=0)
+        end = summary.median / scale.divisor
         if summary.low is not None and summary.high is not None:
-            ends = [summary.low / scale.divisor, summary.high / scale.divisor]
-            axes.plot(ends, [place, place], color=light("ink"), linewidth=1)
+            end = max(end, min(summary.high / scale.divisor, right))
+            axes.plot([summary.low / scale.divisor, end], [place, place], color=light("ink"), linewidth=1)
         axes.annotate(
             scale.text(summary.median),
-            (max(summary.high or 0, summary.median) / scale.divisor, place),
+            (end, place),
             (4, 0),
             textcoords="offset points",
             va="center",
@@ -302,7 +322,7 @@ def _bar_panel(axes: Axes, case: Case, rows: list[Summary], colours: dict[str, s
     axes.tick_params(axis="y", length=0, labelcolor=light("ink"))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
-    axes.set_xlim(0, max((max(s.high or 0, s.median) for s in rows), default=1) / scale.divisor * 1.14)
-    axes.set_title(numbers.params(case.params, same) or case.title or case.workload)
-    axes.set_xlabel(f"{case.metric}, {scale.unit}")
+    axes.set_xlim(0, right * 1.14)
+    axes.set_title("\n".join(filter(None, (case.title, words.params(case.params, same)))) or case.workload)
+    axes.set_xlabel(f"{words.counted(case)}, {scale.unit}")
     axes.grid(axis="x")

@@ -119,6 +119,18 @@ def grid(figure: Figure, panels: int, columns: int, **options: Any) -> list[Axes
     return list(axes[:panels])
 
 
+def decimal_log(axes: Axes) -> None:
+    """Plain numbers on the axis that is logarithmic."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - drawn only here
+
+    axis = axes.xaxis if axes.get_xscale() == "log" else axes.yaxis
+    low, high = axis.get_view_interval()
+    subs = (1.0,) if high / low > 1e3 else (1.0, 3.0) if high / low > 60 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 0) -> None:
     """One legend above all panels."""
     if not handles:

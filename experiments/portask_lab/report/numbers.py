@@ -7,7 +7,7 @@ the digits, so that columns align and the eye compares lengths.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -123,34 +123,3 @@ def binary_size(count: float) -> str:
         if count >= 1 << power:
             return f"{count / (1 << power):.1f} {name}"
     return f"{count:.0f} B"
-
-
-def constants(cases: Sequence[Mapping[str, str | int | float | bool | None]]) -> set[str]:
-    """Keys that have the same value in all of several parameter sets: said once, above them."""
-    if len(cases) < _TWO:
-        return set()
-    return {key for key, value in cases[0].items() if all(other.get(key) == value for other in cases)}
-
-
-_TWO = 2
-
-
-def params(values: Mapping[str, str | int | float | bool | None], leave_out: Iterable[str] = ()) -> str:
-    """Parameters as a reader wants them: ``corpus flights, batch 100``."""
-    skipped = set(leave_out)
-    parts = []
-    for key, value in values.items():
-        if key in skipped or value is None or value == "":
-            continue
-        if value is True:
-            parts.append(key.replace("_", " "))
-        elif value is not False:
-            text = (
-                f"{value:,}"
-                if isinstance(value, int)
-                else f"{value:g}"
-                if isinstance(value, float)
-                else value
-            )
-            parts.append(f"{key.replace('_', ' ')} {text}")
-    return ", ".join(parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from portask_lab import words
 from portask_lab.report import numbers
 from portask_lab.report.document import Cell, Column, Table, Tone
 from portask_lab.results import (
@@ -65,25 +67,36 @@ def headlines(run: Run) -> list[Criterion]:
 
 
 def verdicts(run: Run) -> Table:
-    """The five lines that everybody reads."""
+    """The five lines that everybody reads, and below one of them what is shown apart."""
     rows = []
     for item in headlines(run):
-        text, tone = JUDGEMENTS[item.verdict]
-        scale = _scale(item)
-        rows.append(
-            (
-                Cell(item.title, "strong"),
-                Cell(text, tone),
-                Cell(mark_text(item, scale)),
-                Cell(f"{scale.text(item.value)} {scale.unit}" if item.value is not None else "–"),
-                Cell(scale.interval(item.low, item.high) or "–"),
-                variant(item.variant),
-            )
-        )
+        rows.append(_verdict_row(item, Cell(item.title, "strong")))
+        apart = {
+            other.apart: other for other in reversed(run.criteria) if other.id == item.id and other.apart
+        }
+        rows += [
+            _verdict_row(other, Cell(f"apart: {text}", "muted"))
+            for text, other in reversed(apart.items())
+            if other is not item
+        ]
     return Table(
         "Success criteria, each judged on its best variant",
         columns("Criterion", "Verdict", "Mark#", "Measured#", "95% interval#", "Variant"),
         tuple(rows),
+    )
+
+
+def _verdict_row(item: Criterion, title: Cell) -> tuple[Cell, ...]:
+    text, tone = JUDGEMENTS[item.verdict]
+    scale = _scale(item)
+    labels = "".join(f", {name} {seen}" for name, seen in item.labels.items())
+    return (
+        title,
+        Cell(text, tone),
+        Cell(mark_text(item, scale)),
+        Cell(f"{scale.text(item.value)} {scale.unit}{labels}" if item.value is not None else "–"),
+        Cell(scale.interval(item.low, item.high) or "–"),
+        variant(item.variant),
     )
 
 
@@ -100,7 +113,7 @@ def criterion_details(run: Run) -> list[Table]:
         made.append(
             Table(
                 f"{title}: {own[0].measured_on}",
-                columns("Variant", "Case", "Figure", "Value#", "95% interval#", "Verdict"),
+                columns("Variant", "Case", "Figure", "Value#", "95% interval#", "Verdict", "Beside it"),
                 tuple(rows),
                 folded=True,
                 group="Every variant and case behind the verdicts",
@@ -119,24 +132,21 @@ def _part_row(run: Run, item: Criterion, part: CriterionPart | None) -> tuple[Ce
             Cell("–"),
             Cell("–"),
             Cell(text, tone),
+            Cell(""),
         )
     text, tone = JUDGEMENTS[part.verdict]
     case = next((case for case in run.cases if case.id == part.case), None)
-    where = case_text(case) if case else part.case
+    where = words.case(case) if case else part.case
     scale = numbers.scale_for([part.value, part.low, part.high, item.mark], item.unit)
     return (
         variant(item.variant),
         Cell(where),
-        Cell(part.title or part.metric),
+        Cell(words.counted(case) if case else part.metric, "strong"),
         Cell(f"{scale.text(part.value)} {scale.unit}"),
-        Cell(scale.interval(part.low, part.high)),
+        Cell(scale.interval(part.low, part.high) or "–"),
         Cell(text, tone),
+        Cell(", ".join(f"{name} {seen}" for name, seen in item.labels.items())),
     )
-
-
-def case_text(case: Case) -> str:
-    """A case in words."""
-    return ", ".join(part for part in (case.title or case.workload, numbers.params(case.params)) if part)
 
 
 def winners(run: Run, leads: Mapping[str, Ratio]) -> Table:
@@ -242,7 +252,7 @@ def figures(run: Run, cases: Sequence[Case], group: str) -> list[Table]:
         better = {"higher": "more is better", "lower": "less is better"}.get(own[0].better, "explains others")
         made.append(
             Table(
-                f"{own[0].suite}: {own[0].title or own[0].workload}, {own[0].metric} in {unit} ({better})",
+                f"{own[0].suite}: {own[0].title or own[0].workload}, {words.counted(own[0])} in {unit} ({better})",
                 columns(
                     "Case",
                     "Variant",
@@ -277,7 +287,7 @@ def _figure_rows(case: Case, summaries: list[Summary]) -> list[tuple[Cell, ...]]
         }.get(s.role)
         rows.append(
             (
-                Cell(numbers.params(case.params) or "all" if not place else "", "strong"),
+                Cell(words.params(case.params) or "all" if not place else "", "strong"),
                 variant(s.variant),
                 Cell(f"{scale.text(s.median)} {scale.unit}"),
                 Cell(scale.interval(s.low, s.high)),
@@ -292,34 +302,68 @@ def _figure_rows(case: Case, summaries: list[Summary]) -> list[tuple[Cell, ...]]
     return rows
 
 
-def matrix(run: Run, suite: str, *, workloads: Collection[str] = (), folded: bool = False) -> Table | None:
-    """A suite, or some workloads of it, at a glance: a row a case, metric and variant, the best first."""
+def matrix(run: Run, suite: str, *, workloads: Collection[str] = (), folded: bool = False) -> list[Table]:
+    """A suite, or some workloads of it, at a glance.
+
+    A table a workload: a row a parameter set and variant, a column a metric, the best of the first metric on top.
+    """
     cases = [case for case in run.cases if case.suite == suite]
     if workloads:
         cases = [case for case in cases if case.workload in workloads]
-    if not cases:
-        return None
-    rows = []
-    for case in cases:
-        own = sorted(
-            (s for s in run.summaries if s.case == case.id and s.role != "control"),
-            key=lambda s: s.median,
-            reverse=case.better == "higher",
-        )
-        scale = numbers.scale_for([s.median for s in own], case.unit)
-        for place, s in enumerate(own):
-            rows.append(
-                (
-                    Cell(f"{case_text(case)}: {case.metric}" if not place else "", "strong"),
-                    variant(s.variant),
-                    Cell(f"{scale.text(s.median)} {scale.unit}"),
-                    Cell(scale.interval(s.low, s.high)),
-                    Cell("; ".join(s.notes), "muted"),
-                )
+    made = []
+    for workload in dict.fromkeys(case.workload for case in cases):
+        own = [case for case in cases if case.workload == workload]
+        same = words.constants([case.params for case in own])
+        common = words.params({key: value for key, value in own[0].params.items() if key in same})
+        metrics = {case.metric: case for case in own}
+        scales = {
+            metric: numbers.scale_for(
+                [
+                    s.median
+                    for s in run.summaries
+                    for case in own
+                    if s.case == case.id and case.metric == metric
+                ],
+                first.unit,
             )
-    return Table(
-        f"{suite.capitalize()}: {'figures' if workloads else 'every figure'}",
-        columns("Figure", "Variant", "Median#", "95% interval#", "Notes"),
-        tuple(rows),
-        folded=folded,
-    )
+            for metric, first in metrics.items()
+        }
+        heads = [f"{words.counted(case)}, {scales[metric].unit}#" for metric, case in metrics.items()]
+        made.append(
+            Table(
+                f"{suite.capitalize()}: " + ", ".join(filter(None, (own[0].title or workload, common))),
+                columns("Case", "Variant", *heads),
+                tuple(_matrix_rows(run, own, scales, same)),
+                folded=folded,
+                group=f"Every figure of suite {suite}" if folded else "",
+            )
+        )
+    return made
+
+
+def _matrix_rows(
+    run: Run, cases: Sequence[Case], scales: Mapping[str, numbers.Scale], same: Collection[str]
+) -> Iterator[tuple[Cell, ...]]:
+    for params in dict.fromkeys(words.params(case.params, same) for case in cases):
+        own = [case for case in cases if words.params(case.params, same) == params]
+        found = {(s.variant, s.case): s for s in run.summaries if s.role != "control"}
+        labels = {label for label, case in found if any(case == each.id for each in own)}
+        first = own[0]
+
+        def place(label: str, first: Case = first, found: Mapping[tuple[str, str], Summary] = found) -> float:
+            summary = found.get((label, first.id))
+            sign = -1 if first.better == "higher" else 1
+            return sign * summary.median if summary else math.inf
+
+        for number, label in enumerate(sorted(labels, key=lambda label: (place(label), label))):
+            by_metric = {case.metric: found.get((label, case.id)) for case in own}
+            cells = (
+                Cell(
+                    " ".join(filter(None, (scale.text(s.median), scale.interval(s.low, s.high))))
+                    if s
+                    else "–"
+                )
+                for metric, scale in scales.items()
+                for s in [by_metric.get(metric)]
+            )
+            yield Cell("" if number else params or "all", "strong"), variant(label), *cells

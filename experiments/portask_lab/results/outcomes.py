@@ -13,6 +13,7 @@ Better = Literal["higher", "lower", "none"]
 Role = Literal["reference", "control", "variant", "peer", "floor", "ceiling"]
 Verdict = Literal["faster", "slower", "indistinguishable", "reference", "A/A", "not compared"]
 Judgement = Literal["pass", "fail", "inconclusive", "not measured"]
+FailureKind = Literal["error", "wrong", "crashed", "hung", "not reached", "void"]
 Scalar = str | int | float | bool | None
 
 
@@ -95,6 +96,7 @@ class Case(msgspec.Struct, kw_only=True):
         better: Which way is better; ``"none"`` for figures that only explain others.
         decimals: How many to print.
         title: One line for people, without the metric.
+        words: What is counted, where the metric's name would not say it.
     """
 
     id: str
@@ -107,6 +109,7 @@ class Case(msgspec.Struct, kw_only=True):
     better: Better
     decimals: int = 1
     title: str = ""
+    words: str = ""
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -131,6 +134,9 @@ class Summary(msgspec.Struct, kw_only=True):
         steady: False when drift was found after warm-up ("no steady state"); ``None`` for single-shot
             measurements.
         notes: Doubts, e.g. ``"2 of 5 processes crashed"``.
+        least: The smallest of the processes' medians.
+        most: The largest.
+        labels: What was seen of the variant that belongs beside its figure, e.g. ``{"held": "in files"}``.
     """
 
     case: str
@@ -148,6 +154,9 @@ class Summary(msgspec.Struct, kw_only=True):
     verdict: Verdict = "not compared"
     steady: bool | None = None
     notes: list[str] = []
+    least: float | None = None
+    most: float | None = None
+    labels: dict[str, str] = {}
 
 
 class NoiseFloor(msgspec.Struct, kw_only=True):
@@ -185,9 +194,9 @@ class CriterionPart(msgspec.Struct, kw_only=True):
 
 
 class Criterion(msgspec.Struct, kw_only=True):
-    """One written criterion applied to one variant.
+    """One written criterion applied to one variant; those of a criterion stand best first.
 
-    ``headline`` marks the best variant, the line for the verdict table.
+    ``headline`` marks the best variant that may be it, the line for the verdict table.
 
     Attributes:
         id: As in ``criteria.toml``.
@@ -204,6 +213,8 @@ class Criterion(msgspec.Struct, kw_only=True):
         case: The case of ``value``.
         explanation: One or two sentences: what decided it, or why there is nothing.
         headline: True for exactly one entry of each criterion.
+        labels: What was seen of the variant beside its figures, e.g. ``{"held": "in files"}``.
+        apart: What keeps it from being the headline whatever its figure, e.g. ``held in files``; empty for nothing.
         parts: Every case that was judged.
     """
 
@@ -221,6 +232,8 @@ class Criterion(msgspec.Struct, kw_only=True):
     case: str = ""
     explanation: str = ""
     headline: bool = False
+    labels: dict[str, str] = {}
+    apart: str = ""
     parts: list[CriterionPart] = []
 
 
@@ -245,9 +258,19 @@ class Unavailable(msgspec.Struct, kw_only=True):
 
 
 class Failure(msgspec.Struct, kw_only=True):
-    """A process of a variant that crashed, hung, or gave wrong results in one workload.
+    """One job of one process that has no figure, and why.
 
-    ``detail`` ends with its stderr's tail.
+    Attributes:
+        variant: Label.
+        suite: Its suite.
+        workload: What was to be measured.
+        params: With what.
+        block: In which block.
+        detail: What happened; ends with its stderr's tail.
+        kind: ``error``: it raised; ``wrong``: it lost, reordered or altered something; ``crashed``: its process
+            ended; ``hung``: it was killed when its time was up; ``not reached``: a job before it in the same process
+            crashed or hung. ``void`` is no fault of the variant: the load generator was late, or the load was not
+            reached, so that whatever was measured means nothing.
     """
 
     variant: str
@@ -256,6 +279,7 @@ class Failure(msgspec.Struct, kw_only=True):
     params: dict[str, Scalar]
     block: int
     detail: str
+    kind: FailureKind = "error"
 
 
 class Noise(msgspec.Struct, kw_only=True):

@@ -21,8 +21,6 @@ class Curve(msgspec.Struct, kw_only=True):
         percentiles: 0 to 100, ascending.
         values: µs, same length.
         count: Messages behind it.
-        valid: False when the load generator was late or under 99% of the rate; then ``reason`` says which.
-        reason: Why not valid.
     """
 
     case: str
@@ -33,8 +31,6 @@ class Curve(msgspec.Struct, kw_only=True):
     percentiles: list[float]
     values: list[float]
     count: int
-    valid: bool = True
-    reason: str = ""
 
 
 class Trace(msgspec.Struct, kw_only=True):
@@ -105,7 +101,8 @@ class MemoryLine(msgspec.Struct, kw_only=True):
         peak: Peak resident set of the process, bytes.
         slope: Bytes a message, least squares over ``growth``.
         payload: Bytes a payload.
-        durability: What an acknowledgement meant, e.g. ``os``: where the messages lie follows from it.
+        durability: What an acknowledgement meant, e.g. ``os``.
+        held: Where the messages were found: ``in RAM`` or ``in files``.
     """
 
     case: str
@@ -117,3 +114,4 @@ class MemoryLine(msgspec.Struct, kw_only=True):
     slope: float
     payload: int
     durability: str = ""
+    held: str = ""

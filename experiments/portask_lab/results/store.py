@@ -58,7 +58,8 @@ class Run(msgspec.Struct, kw_only=True):
         winners: One a family that was measured.
         conformance: One a variant.
         unavailable: Variants, peers and entry points that could not run.
-        failures: Crashes, time-outs and wrong results.
+        failures: Jobs without a figure: crashes, time-outs and wrong results, and, apart from these by their kind, void
+            measurements.
         blocks: The ledger.
         curves: Latency percentile curves.
         traces: Load traces.
@@ -92,6 +93,16 @@ class Run(msgspec.Struct, kw_only=True):
     points: list[Point] = []
     memory: list[MemoryLine] = []
     notes: list[str] = []
+
+    @property
+    def faults(self) -> list[Failure]:
+        """Failures of variants: crashed, hung, raised, or wrong."""
+        return [each for each in self.failures if each.kind != "void"]
+
+    @property
+    def voids(self) -> list[Failure]:
+        """Measurements that mean nothing: the generator was late, or the load was not reached."""
+        return [each for each in self.failures if each.kind == "void"]
 
 
 class RawSample(msgspec.Struct, kw_only=True):

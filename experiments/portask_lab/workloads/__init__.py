@@ -34,8 +34,8 @@ sample void and the variant fail.
    about ``seconds``: starts servers and load generators, merges histograms, whatever it needs. This is the
    way for network workloads. It fills ``metrics`` (metric name → values, in the metric's unit) and, when it
    has them, ``latencies`` (histograms, for curves) and ``trace``. ``invalid`` says why a measurement must not
-   count (generator late, under 99% of the rate, messages lost); it is then shown as a failure, never as a
-   figure.
+   count (generator late, under 99% of the rate); it is then shown as void, never as a figure, and nobody's
+   fault. What a variant does wrong is raised.
 
 A measuring process is fresh and runs nothing else meanwhile. It is given the jobs of its group one after the
 other, in a random order; a plan with ``alone=True`` gets a process for every parameter set. A workload that
@@ -92,6 +92,7 @@ class Metric(msgspec.Struct, frozen=True):
         scale: For the timed metric: value = ``scale`` · work ÷ seconds, or ``scale`` · seconds ÷ work when
             ``inverse``.
         inverse: See ``scale``.
+        words: For people, where the name does not say what is counted.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Metric(msgspec.Struct, frozen=True):
     decimals: int = 0
     scale: float = 1.0
     inverse: bool = False
+    words: str = ""
 
     def value(self, work: int, nanoseconds: int) -> float:
         """The timed metric's value for ``work`` done in ``nanoseconds``."""
@@ -229,6 +231,7 @@ class Measurement(msgspec.Struct):
         latencies: Histograms for curves.
         trace: A load trace, when that is what was measured.
         notes: What a reader should know, e.g. the batch sizes that the linger produced.
+        labels: What was seen of the variant that belongs beside its figures, e.g. ``{"held": "in files"}``.
         invalid: Why this must not count; empty when it may.
     """
 
@@ -236,6 +239,7 @@ class Measurement(msgspec.Struct):
     latencies: list[Latencies] = []
     trace: LoadTrace | None = None
     notes: list[str] = []
+    labels: dict[str, str] = {}
     invalid: str = ""
 
 

@@ -99,7 +99,7 @@ PLANS: tuple[Plan, ...] = (
         "network.latency",
         quick=(_latency(1_000),),
         full=(_latency(1_000), _latency(1_000, "poisson")),
-        seconds=(0.7, 30.0),
+        seconds=(0.6, 30.0),
     ),
     Plan(
         "latency",
@@ -117,7 +117,7 @@ PLANS: tuple[Plan, ...] = (
         "network.client_latency",
         quick=(_latency(1_000),),
         full=(_latency(1_000), _latency(10_000)),
-        seconds=(0.6, 20.0),
+        seconds=(0.5, 20.0),
         controlled=False,
     ),
     Plan(
@@ -136,7 +136,7 @@ PLANS: tuple[Plan, ...] = (
     Plan(
         "throughput",
         "network.throughput",
-        quick=(_load(100, 1),),
+        quick=(),  # a broker more for every server: full has it
         full=tuple(_load(size, 1) for size in (16, 100, 1024, 16_384, 65_536)),
         seconds=(0.3, 10.0),
         controlled=False,
@@ -149,12 +149,12 @@ PLANS: tuple[Plan, ...] = (
         seconds=(0.4, 10.0),
         controlled=False,
     ),
-    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(3.4, 40.0), controlled=False),
-    Plan("cpu", "network.client_cpu", quick=(_FIFTY,), seconds=(1.0, 40.0), controlled=False),
+    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.7, 40.0)),
+    Plan("cpu", "network.client_cpu", quick=(), full=(_FIFTY,), seconds=(1.0, 40.0), controlled=False),
     Plan(
         "connections",
         "network.connections",
-        quick=({"connections": 2_000, "hold": 2, "processes": 1},),
+        quick=({"connections": 2_000, "hold": 1, "processes": 1},),
         full=({"connections": 0, "hold": 60, "processes": 3},),
         controlled=False,
     ),

@@ -96,8 +96,9 @@ _ACKS: tuple[Params, ...] = ({"producers": 1, "batch": 1}, {"producers": 100, "b
 _PIPELINED: Params = {"producers": 100, "batch": 100}
 _MORE_ACKS: tuple[Params, ...] = (*_ACKS, _PIPELINED, {"producers": 1000, "batch": 1})
 _QUEUES: tuple[Params, ...] = tuple(
-    {"messages": count, "payload": PAYLOAD} for count in (25_000, 50_000, 100_000, 200_000)
+    {"messages": count, "payload": PAYLOAD} for count in (25_000, 50_000, 100_000)
 )
+_MORE_QUEUES: tuple[Params, ...] = (*_QUEUES, {"messages": 200_000, "payload": PAYLOAD})
 
 
 def _flat_out(modes: tuple[str, ...], applies: str) -> tuple[Plan, ...]:
@@ -107,7 +108,7 @@ def _flat_out(modes: tuple[str, ...], applies: str) -> tuple[Plan, ...]:
             "storage",
             "storage.append",
             ("tiny",),
-            _each(modes, *_APPENDS),
+            _each(modes, *(_APPENDS if applies else _APPENDS[1:])),
             _each(modes, *_MORE_APPENDS),
             seconds=(0.06, 0.5),
             full_corpora=("tiny", "real"),
@@ -158,7 +159,7 @@ PLANS: tuple[Plan, ...] = (
     Plan(
         "storage",
         "storage.recovery",
-        quick=_recoveries(16, 64),
+        quick=_recoveries(64),
         full=(
             *_recoveries(16, 64, 256, 1024),
             *_recoveries(64, 1024, index="missing"),
@@ -207,12 +208,19 @@ PLANS: tuple[Plan, ...] = (
         )
         for mode, count in (("memory", 1_000_000), ("os", 1_000_000), ("os", 10_000_000))
     ),
-    Plan("memory", "storage.queued", quick=_each(("memory",), *_QUEUES), alone=True, controlled=False),
+    Plan(
+        "memory",
+        "storage.queued",
+        quick=_each(("memory",), *_QUEUES),
+        full=_each(("memory",), *_MORE_QUEUES),
+        alone=True,
+        controlled=False,
+    ),
     Plan(
         "memory",
         "storage.queued",
         quick=(),
-        full=_each(("os",), *_QUEUES),
+        full=_each(("os",), *_MORE_QUEUES),
         alone=True,
         controlled=False,
         applies="durable",

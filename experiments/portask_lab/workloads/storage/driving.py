@@ -125,6 +125,18 @@ class Driven:
         if found[0] is not None:
             raise found[0]
 
+    @property
+    def files(self) -> str:
+        """In words, what it means to lie in the temporary folder."""
+        kind = file_system(Path(self._own.name)) if self._own else ""
+        return f"in files on {kind}, which is RAM" if kind in _IN_RAM else "in files"
+
+    def in_files(self) -> int:
+        """Bytes that the temporary folder's files take, on the device or in its cache; 0 for a storage without one."""
+        if self._own is None:
+            return 0
+        return sum(512 * path.stat().st_blocks for path in Path(self._own.name).rglob("*") if path.is_file())
+
     def close(self) -> None:
         """Closes the storage and removes its temporary folder. Idempotent."""
         if isinstance(self.storage, Closeable):
