@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -84,6 +84,13 @@ class Unreadable(MemoryStorage):
         done(nothing, None)
 
 
+class TwoModes(MemoryStorage):
+    """Has modes, and not all of them."""
+
+    def __init__(self, mode: Literal["os", "synced"] = "os") -> None:
+        super().__init__()
+
+
 class Optimist(MemoryStorage):
     """Says that it syncs."""
 
@@ -124,6 +131,8 @@ def test_figures_are_of_the_durability_that_the_case_names(tmp_path: Path) -> No
         driven.close()
     with pytest.raises(NotForThis, match="promises memory"):
         Driven(registry.get("storage", "memory"), "os")
+    with pytest.raises(NotForThis, match="has the modes os, synced, this case is about memory"):
+        Driven(odd("TwoModes"), "memory")
 
 
 def test_a_failed_flush_and_a_failed_read_are_raised() -> None:

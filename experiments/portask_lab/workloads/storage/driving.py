@@ -6,14 +6,14 @@ and slept for meanwhile, so that its threads get the interpreter. Files lie in a
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from portask.config.options import options as variant_options
 from portask.contracts import LATEST, Closeable, Deferred, Gathering
 from portask.errors import PortaskError
 from portask.messages import Buffer, TopicPartition
@@ -47,12 +47,12 @@ class Driven:
         self, entry: Entry, durability: str, *, folder: str | Path | None = None, **options: Any
     ) -> None:
         self._own: tempfile.TemporaryDirectory[str] | None = None
-        if folder is None and "path" in _known(entry):
+        if folder is None and "path" in variant_options(entry)[0]:
             self._own = tempfile.TemporaryDirectory(prefix="portask-lab-")
             folder = self._own.name
-        given = options_for(entry, durability, folder or "", **options)
         self.storage: Any = None
         try:
+            given = options_for(entry, durability, folder or "", **options)
             if self._own is not None and durability == "synced":
                 _on_a_device(Path(self._own.name))
             self.storage = entry.make(**given)
@@ -154,18 +154,22 @@ def options_for(entry: Entry, durability: str, folder: str | Path, **options: An
     """Options that make a variant promise a durability, if it has modes, and keep files in ``folder``, if it has any.
 
     Of ``options`` those that it knows.
+
+    Raises:
+        NotForThis: it has modes, and none of that name.
     """
-    known = _known(entry)
+    known = variant_options(entry)[0]
     given = {name: value for name, value in options.items() if name in known}
     if "mode" in known:
+        modes = get_args(known["mode"].hint)
+        if modes and durability not in modes:
+            raise NotForThis(
+                f"{entry.label} has the modes {', '.join(modes)}, this case is about {durability}"
+            )
         given["mode"] = durability
     if "path" in known:
         given["path"] = str(Path(folder) / "log")
     return given
-
-
-def _known(entry: Entry) -> frozenset[str]:
-    return frozenset(inspect.signature(entry.load()).parameters)
 
 
 def _on_a_device(folder: Path) -> None:
