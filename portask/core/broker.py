@@ -43,6 +43,7 @@ from portask.wire.inboxes import PREFIX
 log = structlog.get_logger("portask.broker")
 
 _SECOND = 1_000_000
+_OPEN = State.OPEN  # members of an enumeration are slow to look up
 SWEEP = _SECOND
 """µs between looks at the timers."""
 
@@ -223,7 +224,9 @@ class Broker:
     def deadline(self) -> int | None:
         """See `portask.contracts.Engine.deadline`."""
         groups = self.groups
-        if self.delivery.behind or self._dirty or self._touched or self._arrived or groups.busy:
+        if self.delivery.behind or self._dirty or self._touched or self._arrived:
+            return 0
+        if groups.groups and groups.busy:
             return 0
         if self.sessions or self.options.retention:
             return min(self._next_sweep, groups.due)
@@ -330,12 +333,15 @@ class Broker:
         """A session's end of the turn: acks leave, and what its state asks for is done."""
         connection = session.connection
         state = connection.state
-        if self.draining and not session.told and state is State.OPEN:
+        if self.draining and not session.told and state is _OPEN:
             session.told = True
             connection.send(Opcode.DRAIN)
         if session.acking:
             session.flush_acks()
         session.answered = 0
+        if state is _OPEN and not (session.inbox or session.unacked or session.owed or session.congested):
+            session.paused = False
+            return  # the rule
         if session.congested:
             session.owed += connection.queued
         held = bool(session.inbox)

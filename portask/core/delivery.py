@@ -21,6 +21,8 @@ from portask.messages import Buffer
 from portask.wire import batches, control
 from portask.wire.frames import REPLY, Opcode
 
+_DELIVER = int(Opcode.DELIVER)  # members of an enumeration are slow to look up
+
 READ_LIMIT = 256 * 1024
 """Bytes that one cursor reads a turn: large enough to be cheap, small enough that others get their turn soon."""
 
@@ -42,18 +44,19 @@ class Delivery:
     def fresh(self, partition: Partition, now: int) -> None:
         """Serves the cursors of a partition that got batches in this turn."""
         arrived = partition.fresh
-        direct: list[Buffer] | None = None
         base, batch = arrived[0] if len(arrived) == 1 else (-1, None)
+        direct: list[Buffer] | None = None
         for cursor in partition.cursors:
-            if cursor.reading or not cursor.subscription.ready:
+            if cursor.reading or not cursor.subscription.ready():
                 continue
             if batch is None or cursor.offset != base:
                 self.behind[cursor] = None
                 continue
+            data = batch.data
             if direct is None:
                 # the arriving bytes behind a new stamp: not even copied
-                direct = [batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :]]
-            self._send(cursor, direct, batch.count, len(batch.data), base + batch.count)
+                direct = [batches.stamp(base, now), memoryview(data)[batches.STAMP_SIZE :]]
+            self._send(cursor, direct, batch.count, len(data), base + batch.count)
         arrived.clear()
 
     def catch_up(self, now: int) -> None:
@@ -61,13 +64,13 @@ class Delivery:
         waiting, self.behind = self.behind, {}
         self._reads = {}
         for cursor in waiting:
-            if not cursor.reading and cursor.subscription.ready and cursor.offset < cursor.partition.next:
+            if not cursor.reading and cursor.subscription.ready() and cursor.offset < cursor.partition.next:
                 self._read(cursor, now)
         self._reads = None
 
     def nudge(self, subscription: Subscription) -> None:
         """The subscription may go on: credit came, or its connection has room again."""
-        if subscription.ready:
+        if subscription.ready():
             for cursor in subscription.cursors:
                 if cursor.offset < cursor.partition.next:
                     self.behind[cursor] = None
@@ -132,14 +135,14 @@ class Delivery:
             self._send(cursor, parts, count, total, end)
         else:
             cursor.offset = end
-        if cursor.offset < cursor.partition.next and subscription.ready:
+        if cursor.offset < cursor.partition.next and subscription.ready():
             self.behind[cursor] = None
 
     def _send(self, cursor: Cursor, parts: list[Buffer], count: int, size: int, end: int) -> None:
         subscription = cursor.subscription
         session = subscription.session
         try:
-            session.connection.send_parts(Opcode.DELIVER, parts, 0, cursor.delivery)
+            session.connection.send_parts(_DELIVER, parts, 0, cursor.delivery)
         except LocalProtocolError as error:
             text = f"a batch of {cursor.partition.key} cannot be delivered: {error}; connect with a larger max_frame"
             session.refuse(LocalProtocolError(text), 0)

@@ -99,7 +99,7 @@ class Member:
     def room(self) -> int:
         """How many records may be delivered to it now."""
         subscription = self.subscription
-        if not subscription.ready or subscription.session.connection.state is not State.OPEN:
+        if not subscription.ready() or subscription.session.connection.state is not State.OPEN:
             return 0
         return max(0, min(subscription.messages, self.limit - self.in_flight))
 

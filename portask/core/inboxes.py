@@ -94,7 +94,7 @@ def _deliver(broker: Broker, cursor: Cursor, base: int, batch: RecordBatch) -> b
     cursor.offset = base + batch.count  # whether or not: there is nothing to read later
     subscription = cursor.subscription
     session = subscription.session
-    if session.gone or not subscription.ready:
+    if session.gone or not subscription.ready():
         return False
     # the arriving bytes behind a new stamp: not even copied
     parts: list[Buffer] = [batches.stamp(base, broker.now), memoryview(batch.data)[batches.STAMP_SIZE :]]

@@ -101,7 +101,6 @@ class Subscription:
         self.cursors: list[Cursor] = []
         self.member: Member | None = None
 
-    @property
     def ready(self) -> bool:
         """Whether another batch may go out now."""
         return self.messages > 0 and self.bytes > 0 and not self.session.congested

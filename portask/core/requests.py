@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +27,7 @@ from portask.errors import (
     UnknownPartition,
     UnknownTopic,
 )
+from portask.messages import RecordBatch
 from portask.wire import batches, control
 from portask.wire.frames import HEADER_SIZE, REPLY, Frame, Opcode
 from portask.wire.inboxes import PREFIX
@@ -69,46 +71,62 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError(f"PUBLISH on channel {number}, which was not opened")
     if broker.draining:
         raise Draining("this broker is going away: publish to another, or later")
-    batch = batches.parse(frame.body, broker.options.max_raw)
-    partition = channel.partition
-    turn = broker.turns
-    size = len(batch.data)
-    slot = [frame.correlation, -1, size]
+    batch = frame.batch
+    if batch is None or batch.raw_length > broker.options.max_raw:
+        batch = batches.parse(frame.body, broker.options.max_raw)
+    slot = [frame.correlation, -1, len(batch.data)]
     if frame.correlation:
         channel.slots.append(slot)
-        session.unacked += size
-
-    def done(offset: int, error: PortaskError | None) -> None:
-        if error is not None:
-            if slot[0]:
-                channel.slots.remove(slot)
-                session.unacked -= size
-            session.flush_acks()
-            session.refuse(error, slot[0], number)
-            broker.mark(session)
-            return
-        partition.next = offset + batch.count
-        if slot[0]:
-            slot[1] = offset
-            session.acking[number] = channel
-        if turn == broker.turns and broker.in_turn:
-            partition.fresh.append((offset, batch))
-        else:
-            partition.fresh.clear()  # the arrival's bytes are gone: readers go to the storage
-            broker.mark(session)
-        broker.touch(partition)
-
+        session.unacked += slot[2]
+    done = partial(_stored, broker, channel, slot, batch, broker.turns)
     if batch.sequence and batch.producer:
-
-        def known(offset: int, _: PortaskError | None) -> None:
-            if slot[0]:
-                slot[1] = offset
-                session.acking[number] = channel
-                broker.mark(session)
-
-        append_once(broker, partition, batch, done, known)
+        append_once(broker, channel.partition, batch, done, partial(_known, broker, channel, slot))
     else:
-        broker.storage.append(partition.key, batch, broker.now, done)
+        broker.storage.append(channel.partition.key, batch, broker.now, done)
+
+
+def _stored(
+    broker: Broker,
+    channel: Channel,
+    slot: list[int],
+    batch: RecordBatch,
+    turn: int,
+    offset: int,
+    error: PortaskError | None,
+) -> None:
+    """The storage has the batch that came in so many turns' time, or has not."""
+    if error is not None:
+        _not_stored(broker, channel, slot, error)
+        return
+    partition = channel.partition
+    partition.next = offset + batch.count
+    if slot[0]:
+        slot[1] = offset
+        channel.session.acking[channel] = None
+    if turn == broker.turns and broker.in_turn:
+        partition.fresh.append((offset, batch))
+    else:
+        partition.fresh.clear()  # the arrival's bytes are gone: readers go to the storage
+        broker.mark(channel.session)
+    broker.touch(partition)
+
+
+def _not_stored(broker: Broker, channel: Channel, slot: list[int], error: PortaskError) -> None:
+    session = channel.session
+    if slot[0]:
+        channel.slots.remove(slot)
+        session.unacked -= slot[2]
+    session.flush_acks()
+    session.refuse(error, slot[0], channel.number)
+    broker.mark(session)
+
+
+def _known(broker: Broker, channel: Channel, slot: list[int], offset: int, _: PortaskError | None) -> None:
+    """It came before and is stored."""
+    if slot[0]:
+        slot[1] = offset
+        channel.session.acking[channel] = None
+        broker.mark(channel.session)
 
 
 def _open(broker: Broker, session: Session, frame: Frame) -> None:
@@ -125,7 +143,7 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
             raise NotPermitted(
                 f"{len(session.channels):,} channels are open on this connection: close some, or open another"
             )
-        session.channels[frame.channel] = Channel(partition)
+        session.channels[frame.channel] = Channel(session, frame.channel, partition)
     elif known.partition is not partition:  # the same again is fine: the first answer may have been late
         raise RemoteProtocolError(f"channel {frame.channel} is open to {known.partition.key}: choose another")
     reply = control.Open(body.topic, body.partition, len(topic.partitions))

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from portask.core.groups import Seat
 
 
+# Members of an enumeration are slow to look up.
+_CLOSED = State.CLOSED
+_PUBACK = int(Opcode.PUBACK)
+
 ANSWERS_LIMIT = 1 << 20
 """Bytes of answers that may be under way to one connection before its further requests wait."""
 
@@ -39,9 +43,11 @@ class Channel:
             known.
     """
 
-    __slots__ = ("partition", "slots")
+    __slots__ = ("number", "partition", "session", "slots")
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, session: Session, number: int, partition: Partition) -> None:
+        self.session = session
+        self.number = number
         self.partition = partition
         self.slots: deque[list[int]] = deque()
 
@@ -96,7 +102,7 @@ class Session:
         self.last_seen = self.since = now
         self.inbox: list[Frame] = []
         self.channels: dict[int, Channel] = {}
-        self.acking: dict[int, Channel] = {}
+        self.acking: dict[Channel, None] = {}
         self.unacked = 0
         self.subscriptions: dict[int, Subscription] = {}
         self.cursors: dict[int, Cursor | Seat] = {}
@@ -154,10 +160,11 @@ class Session:
 
     def flush_acks(self) -> None:
         """One cumulative PUBACK a channel for the publishes that are done, in order."""
-        if self.gone:
+        connection = self.connection
+        if connection.state is _CLOSED:
             self.acking.clear()
             return
-        for number, channel in self.acking.items():
+        for channel in self.acking:
             slots = channel.slots
             offsets = []
             last = 0
@@ -166,5 +173,5 @@ class Session:
                 offsets.append(offset)
                 self.unacked -= size
             if offsets:
-                self.connection.send(Opcode.PUBACK, control.encode_puback(offsets), last, number)
+                connection.send(_PUBACK, control.encode_puback(offsets), last, channel.number)
         self.acking.clear()

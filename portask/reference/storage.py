@@ -77,7 +77,8 @@ class MemoryStorage:
 
     def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
         """See `portask.contracts.Storage.append`. Completes at once."""
-        if self._used + len(batch.data) > self._max_bytes:
+        data = batch.data
+        if self._used + len(data) > self._max_bytes:
             done(
                 -1,
                 StorageFull(
@@ -93,10 +94,9 @@ class MemoryStorage:
         if Coalescer.fits(batch) and self._gather(log, batch, now):
             pass
         else:
-            self._close(log)
-            log.keep(
-                b"".join((batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :])), base, now
-            )
+            if log.open is not None:
+                self._close(log)
+            log.keep(b"".join((batches.stamp(base, now), memoryview(data)[batches.STAMP_SIZE :])), base, now)
             if batch.producer:
                 log.producers[batch.producer] = batches.standing(batch, base)
         log.next = base + batch.count

@@ -29,6 +29,7 @@ from portask.wire.frames import (
     REPLY,
     VERSION,
     WINDOW,
+    WINDOW_SIZE,
     Frame,
     FrameParser,
     Opcode,
@@ -117,6 +118,8 @@ _PLAIN = {
 """What changes nothing and is the caller's alone to handle, so that a look at the opcode is all it needs."""
 _FLAGS = {Role.BROKER: REPLY, Role.CLIENT: REPLY | WINDOW}
 """Those that may arrive."""
+_NOTHING = -1 - WINDOW_SIZE
+"""The limit of a peer that can be sent nothing, not even an empty body."""
 _KNOWN = frozenset(Opcode)
 _TOLERANT = frozenset({State.OPEN, State.DRAINING})
 
@@ -296,12 +299,14 @@ class Connection:
         self.limit = self._offer.max_frame
         self._allowed = TRANSITIONS[self.role, state]
         self._plain = _PLAIN[self.role, state]
+        if state is State.CLOSED:
+            self._peer_limit = _NOTHING
 
     # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def max_batch(self) -> int:
-        """Largest body that the peer takes, bytes."""
+        """Largest body that the peer takes, bytes; below zero once the connection is closed."""
         return self._peer_limit
 
     def send_hello(self, client: str = "", token: str | None = None) -> None:
@@ -317,14 +322,13 @@ class Connection:
         Raises:
             LocalProtocolError: the connection is closed, or the body is above the peer's limit.
         """
-        if self.state is State.CLOSED:
-            raise LocalProtocolError("the connection is closed: nothing can be sent on it")
         length = len(body)
         if length > self._peer_limit:
-            raise too_large_for_peer(length, self._peer_limit)
-        self.output.append(frame_header(opcode, length, correlation, channel, flags))
+            raise self._unsendable(length)
+        output = self.output
+        output.append(frame_header(opcode, length, correlation, channel, flags))
         if length:
-            self.output.append(body)
+            output.append(body)
 
     def send_control(
         self, opcode: int, body: msgspec.Struct, correlation: int = 0, channel: int = 0, flags: int = 0
@@ -337,12 +341,16 @@ class Connection:
     ) -> None:
         """Queues one frame whose body is ``parts``, one after the other, without joining them."""
         length = sum(map(len, parts))
-        if self.state is State.CLOSED:
-            raise LocalProtocolError("the connection is closed: nothing can be sent on it")
         if length > self._peer_limit and not fits_as_window(length, self._peer_limit, flags):
-            raise too_large_for_peer(length, self._peer_limit)
-        self.output.append(frame_header(opcode, length, correlation, channel, flags))
-        self.output += parts
+            raise self._unsendable(length)
+        output = self.output
+        output.append(frame_header(opcode, length, correlation, channel, flags))
+        output += parts
+
+    def _unsendable(self, length: int) -> LocalProtocolError:
+        if self.state is State.CLOSED:
+            return LocalProtocolError("the connection is closed: nothing can be sent on it")
+        return too_large_for_peer(length, self._peer_limit)
 
     def take_output(self) -> list[Buffer]:
         """Everything queued since the last call, in order. The list is the caller's."""
