@@ -177,7 +177,7 @@ def test_views_are_payloads_of_the_same_bytes(data: st.DataObject, batch: list[M
 def test_a_view_is_no_copy_and_keeps_the_area_alive() -> None:
     body = REFERENCE.encode([Message(bytes(9000)), Message(b"x" * 9000)], BASE)
     payload = LAZY.make(views=True).decode(body, 2, BASE)[1].payload
-    assert payload.obj is body  # type: ignore[attr-defined]
+    assert payload.obj is body
     del body
     gc.collect()
     assert payload == b"x" * 9000
