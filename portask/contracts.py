@@ -48,8 +48,9 @@ class Codec(Protocol):
         """Exactly ``count`` messages that fill ``body`` to its last byte, with absolute timestamps.
 
         Accepts any well-formed CBOR of the record's shape: also longer-than-shortest lengths, and
-        indefinite-length strings as streaming encoders write them. Payloads are copies: they outlive
-        ``body``.
+        indefinite-length strings as streaming encoders write them. What comes back outlives ``body``: it stays
+        as it is when the caller writes over its buffer. A codec may make each message only when it is looked at;
+        it has checked all of ``body`` before it returns.
 
         Raises:
             CodecError: anything else; the text gives the byte position.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import cbor2
 
@@ -35,6 +36,49 @@ class GivesViews(Cbor2Codec):
     def decode(self, body: Buffer, count: int, base_timestamp: int) -> list[Message]:
         found = super().decode(body, count, base_timestamp)
         return [Message(memoryview(m.payload), m.key, m.headers, m.timestamp) for m in found]  # type: ignore[arg-type]
+
+
+class _Late(Sequence[Message]):
+    """Messages that are decoded each time somebody looks, from whatever is in the buffer by then."""
+
+    def __init__(self, look: Callable[[], list[Message]], count: int) -> None:
+        self.look, self.count_ = look, count
+
+    def __len__(self) -> int:
+        return self.count_
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.look()[index]
+
+
+class LooksLate(Cbor2Codec):
+    def decode(self, body: Buffer, count: int, base_timestamp: int) -> Sequence[Message]:  # type: ignore[override]
+        decode = super().decode
+        decode(body, count, base_timestamp)
+        return _Late(lambda: decode(body, count, base_timestamp), count)
+
+
+class FailsLate(Cbor2Codec):
+    def decode(self, body: Buffer, count: int, base_timestamp: int) -> Sequence[Message]:  # type: ignore[override]
+        decode, copy = super().decode, bytes(body)
+        return _Late(lambda: decode(copy, count, base_timestamp), count)
+
+
+class GivesAnIterator(Cbor2Codec):
+    def decode(self, body: Buffer, count: int, base_timestamp: int) -> list[Message]:
+        found = super().decode(body, count, base_timestamp)
+        return _Once(found)  # type: ignore[return-value]
+
+
+class _Once:
+    def __init__(self, found: list[Message]) -> None:
+        self.found = found
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.found)
 
 
 class IgnoresTheRest(Cbor2Codec):

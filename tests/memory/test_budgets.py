@@ -18,6 +18,7 @@ from portask_lab import instruments
 pytest.importorskip("memray", reason="needs memray (Linux, macOS): pip install memray")
 pytest.importorskip("pytest_memray", reason="needs pytest-memray: pip install pytest-memray")
 RUN = Path(__file__).parents[2] / "experiments" / "memory" / "run.py"
+NOT_COMPILED = "portask-native is not compiled: make native"
 BATCHED = {"corpus": "tiny", "batch": 100}
 
 # allocations, and bytes alive at the worst moment, for each 64-byte message in batches of 100
@@ -25,9 +26,12 @@ CODECS = {
     ("codec.encode", "cbor2"): (6, 480),
     ("codec.encode", "struct"): (2.1, 620),
     ("codec.encode", "msgspec-msgpack"): (2.3, 490),
+    ("codec.encode", "native"): (0.02, 140),
     ("codec.decode", "cbor2"): (13, 790),
     ("codec.decode", "struct"): (16, 360),
     ("codec.decode", "msgspec-msgpack"): (6.8, 530),
+    ("codec.decode", "native"): (5, 320),
+    ("codec.decode", "native-lazy"): (5, 380),
 }
 STORAGES = {("storage.append", "memory"): (45, 170)}
 """Messages stored one at a time; the bytes are those that stay: a record, its share of a batch, and slack."""
@@ -57,6 +61,8 @@ def test_a_message_stays_within_its_budget(
         if workload.startswith("codec")
         else ("corpus=tiny,batch=1", STORAGES)
     )
+    if variant.startswith("native") and variant not in instruments.variants(workload.partition(".")[0]):
+        pytest.skip(NOT_COMPILED)
     allocations, peak = budgets[workload, variant]
     row = rows[workload, variant, case]
     assert row["allocations"] <= allocations
@@ -72,7 +78,7 @@ def test_a_message_stays_within_its_budget(
 def work(request: pytest.FixtureRequest) -> Iterator[Any]:
     workload, variant, params, iterations = request.param
     if variant not in instruments.variants(workload.partition(".")[0]):
-        pytest.skip(instruments.unavailable()[f"{workload.partition('.')[0]}/{variant}"])
+        pytest.skip(instruments.unavailable().get(f"{workload.partition('.')[0]}/{variant}", NOT_COMPILED))
     with instruments.prepared(workload, variant, params) as prepared:
         instruments.perform(prepared, iterations)
         yield lambda: prepared.run(iterations)
@@ -80,7 +86,10 @@ def work(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 # compression/adaptive is not among them: it makes a context for a level when it first tries it, and keeps it
 LOOPS = [
-    *(("codec.roundtrip", name, BATCHED, 50) for name in ("cbor2", "struct", "msgspec-msgpack")),
+    *(
+        ("codec.roundtrip", name, BATCHED, 50)
+        for name in ("cbor2", "struct", "msgspec-msgpack", "native", "native-lazy")
+    ),
     *(
         ("ring.single", name, {"corpus": "tiny"}, 5_000)
         for name in ("deque", "simplequeue", "bytearray", "shared-memory")

@@ -16,14 +16,14 @@ from portask import registry
 from portask.contracts import Codec
 from portask.errors import CodecError
 from portask.messages import Buffer, Message
-from tests.codec.shapes import BASE, RELAXED, batches
+from tests.codec.shapes import BASE, RELAXED, batches, expected, messages, record_forms
 
 REFERENCE: Codec = registry.get("codec", "cbor2").make()
 
 
-@pytest.fixture(scope="module")
-def native() -> Codec:
-    codec: Codec = registry.get("codec", "native").make()
+@pytest.fixture(scope="module", params=["native", "native-lazy"])
+def native(request: pytest.FixtureRequest) -> Codec:
+    codec: Codec = registry.get("codec", request.param).make()
     return codec
 
 
@@ -38,8 +38,8 @@ def test_messages_are_read_where_their_fields_lie() -> None:
 @given(batch=batches, tail=st.lists(st.just(Message(bytes(5000), timestamp=BASE)), max_size=3))
 def test_large_payloads_are_put_in_their_place(batch: list[Message], tail: list[Message]) -> None:
     native: Codec = registry.get("codec", "native").make()
-    for messages in (batch + tail, tail + batch):
-        assert native.encode(messages, BASE) == REFERENCE.encode(messages, BASE)
+    for mixed in (batch + tail, tail + batch):
+        assert native.encode(mixed, BASE) == REFERENCE.encode(mixed, BASE)
 
 
 def test_any_sequence_of_messages_is_encoded(native: Codec) -> None:
@@ -147,6 +147,71 @@ def test_references_are_given_back(native: Codec, wrap: Callable[[Buffer], Buffe
     assert [b - a for a, b in zip(before, after, strict=True) if abs(b - a) > 20] == []
 
 
-def test_equal_timestamps_are_one_object(native: Codec) -> None:
-    batch = native.decode(native.encode([Message(b"x", timestamp=BASE + 700)] * 3, BASE), 3, BASE)
-    assert batch[0].timestamp is batch[2].timestamp
+def test_equal_timestamps_are_one_object() -> None:
+    body = REFERENCE.encode([Message(b"x", timestamp=BASE + 700)] * 3, BASE)
+    first, _, last = registry.get("codec", "native").make().decode(body, 3, BASE)
+    assert first.timestamp is last.timestamp
+
+
+# ── lazily ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+LAZY = registry.get("codec", "native-lazy")
+
+
+@RELAXED
+@given(data=st.data(), batch=st.lists(messages, min_size=1, max_size=4))
+def test_views_are_payloads_of_the_same_bytes(data: st.DataObject, batch: list[Message]) -> None:
+    """However the record was written: in chunks, too, which lie in no one place."""
+    body = b"".join(data.draw(record_forms(message)) for message in batch)
+    for buffer in (body, memoryview(b"##" + body)[2:], bytearray(body)):
+        found = LAZY.make(views=True).decode(buffer, len(batch), BASE)
+        if isinstance(buffer, bytearray):
+            buffer[:] = bytes(len(buffer))
+        assert [(bytes(m.payload), m.key, m.headers, m.timestamp) for m in found] == [
+            (m.payload, m.key, m.headers, m.timestamp) for m in map(expected, batch)
+        ]
+        assert all(type(m.payload) is memoryview and m.payload.readonly for m in found)
+
+
+def test_a_view_is_no_copy_and_keeps_the_area_alive() -> None:
+    body = REFERENCE.encode([Message(bytes(9000)), Message(b"x" * 9000)], BASE)
+    payload = LAZY.make(views=True).decode(body, 2, BASE)[1].payload
+    assert payload.obj is body
+    del body
+    gc.collect()
+    assert payload == b"x" * 9000
+
+
+def test_a_small_part_of_a_large_buffer_is_copied() -> None:
+    """A hundred bytes must not keep a receive buffer of a quarter of a megabyte alive."""
+    body = bytes(REFERENCE.encode([Message(b"payload")], BASE))
+    for size, copied in ((1000, True), (2, False)):
+        whole = bytes(size) + body
+        part = memoryview(whole)[size:]
+        before = sys.getrefcount(whole)
+        found = LAZY.make().decode(part, 1, BASE)
+        assert (sys.getrefcount(whole) == before) is copied
+        part.release()  # nothing is exported
+        assert found[0].payload == b"payload"
+
+
+def test_lazy_messages_compare_as_lists_do() -> None:
+    codec = LAZY.make()
+    body = REFERENCE.encode([Message(b"a"), Message(b"b")], BASE)
+    found = codec.decode(body, 2, BASE)
+    assert (
+        found
+        == codec.decode(bytearray(body), 2, BASE)
+        == [Message(b"a", timestamp=BASE), Message(b"b", timestamp=BASE)]
+    )
+    assert found != found[:1]
+    assert found != "ab"
+    assert found.count(Message(b"a", timestamp=BASE)) == 1
+    assert repr(found) == "<2 messages, decoded when looked at>"
+    with pytest.raises(TypeError):
+        hash(found)
+    with pytest.raises(TypeError):
+        found["0"]
+    with pytest.raises(ValueError, match="not in list"):
+        found.index(Message(b"c"))

@@ -7,6 +7,7 @@ Codecs of wire id 1 are also held to their format (`codec_cbor`), and those that
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -113,9 +114,44 @@ def takes_and_gives_buffers(entry: Entry) -> None:
             decoded(codec, buffer, 3) == messages, f"a {type(buffer).__name__} decodes differently from bytes"
         )
     reused = bytearray(body)
-    found = decoded(codec, memoryview(reused), 3)
-    reused[:] = bytes(len(reused))
-    require(found == messages, "messages changed when the body was overwritten: payloads must be copies")
+    for buffer in (reused, memoryview(reused), memoryview(reused).toreadonly()):
+        reused[:] = body
+        unseen = codec.decode(buffer, 3, BASE)
+        reused[:] = bytes(len(reused))
+        require(
+            list(unseen) == messages,
+            "messages changed when the body was overwritten: payloads must be copies",
+        )
+
+
+@check(GENERAL)
+def gives_a_sequence(entry: Entry) -> None:
+    """What decode returns can be indexed, sliced and gone through, again and again, whenever its messages are made."""
+    codec = make(entry)
+    messages = shapes()
+    want = [expected(message) for message in messages]
+    count = len(messages)
+    found = codec.decode(bytes(codec.encode(messages, BASE)), count, BASE)
+    require(isinstance(found, Sequence), f"decode gave a {type(found).__name__}, which is no Sequence")
+    require(list(found) == want and list(found) == want, "going through it twice gives different messages")
+    for index in range(-count, count):
+        require(found[index] == want[index], f"message {index} is {found[index]!r:.200}")
+    for index in (count, -count - 1):
+        try:
+            found[index]
+        except IndexError:
+            continue
+        raise Violation(f"there are {count} messages, and [{index}] is no IndexError")
+    edges = (None, 0, 1, 3, count - 1, count, count + 1, -1, -2, -count)
+    for part in (slice(a, b, step) for a in edges for b in edges for step in (None, 2, -1)):
+        found_part = found[part]
+        require(
+            len(found_part) == len(want[part]) and list(found_part) == want[part],
+            f"[{part}] gives {list(found_part)!r:.200}",
+        )
+    require(list(found[2:9][1:4]) == want[3:6], "a slice of a slice gives other messages")
+    require(want[3] in found and found.index(want[3]) == 3, "a message that is there is not found")
+    require(list(reversed(found)) == want[::-1], "backwards it gives other messages")
 
 
 @check(GENERAL)

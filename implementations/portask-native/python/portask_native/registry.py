@@ -15,6 +15,14 @@ VARIANTS = (
         requires=_COMPILED,
     ),
     Entry(
+        "codec",
+        "native-lazy",
+        "portask_native.codec:NativeLazyCodec",
+        "the same; makes a message when it is looked at",
+        capabilities=_NATIVE,
+        requires=_COMPILED,
+    ),
+    Entry(
         "server",
         "native-epoll",
         "portask_native.epoll:NativeEpollServer",

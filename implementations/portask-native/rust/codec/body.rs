@@ -4,47 +4,69 @@ use pyo3::buffer::PyBuffer;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
+use std::ops::Range;
 
-/// Bytes that nobody changes while they are read: those of a `bytes`, directly or seen through a memoryview,
-/// or a copy.
-pub enum Body {
-    /// All of a `bytes`.
-    Whole(Py<PyBytes>),
-    /// A part of a `bytes`.
-    Part(PyBuffer<u8>),
-    /// Of something that may change, as a bytearray does: Python code can run in between (a collection may
-    /// call finalizers), and the receive buffer be used again.
-    Copy(Vec<u8>),
+/// Bytes that nobody changes while they are read: those of a `bytes`, given as such or seen through a memoryview. Of
+/// anything else a copy is made: Python code may run in between (a collection calls finalizers), and the caller may use
+/// a receive buffer again.
+pub struct Body {
+    bytes: Py<PyBytes>,
+    range: Range<usize>,
 }
 
 impl Body {
-    /// Takes `object`; copies it unless it is immutable.
+    /// The bytes of `object`, to be read before the call returns.
     ///
     /// TypeError or BufferError: no contiguous bytes.
     #[inline]
     pub fn of(object: &Bound<'_, PyAny>) -> PyResult<Body> {
-        let py = object.py();
-        if let Ok(bytes) = object.cast_exact::<PyBytes>() {
-            return Ok(Body::Whole(bytes.clone().unbind()));
+        match object.cast_exact::<PyBytes>() {
+            Ok(bytes) => Ok(Body::all(bytes)),
+            Err(_) => Body::seen(object, usize::MAX),
         }
+    }
+
+    /// The bytes of `object`, to be kept: a small part of a large `bytes` is copied rather than keep all of that alive.
+    pub fn kept(object: &Bound<'_, PyAny>) -> PyResult<Body> {
+        match object.cast_exact::<PyBytes>() {
+            Ok(bytes) => Ok(Body::all(bytes)),
+            Err(_) => Body::seen(object, 2),
+        }
+    }
+
+    fn all(bytes: &Bound<'_, PyBytes>) -> Body {
+        Body { bytes: bytes.clone().unbind(), range: 0..bytes.as_bytes().len() }
+    }
+
+    /// Through the buffer protocol; not copied if it is at least one part in `share` of an immutable whole.
+    fn seen(object: &Bound<'_, PyAny>, share: usize) -> PyResult<Body> {
+        let py = object.py();
         let buffer = PyBuffer::<u8>::get(object)?;
-        let immutable = object.cast_exact::<PyMemoryView>().is_ok()
-            && buffer.is_c_contiguous()
-            && object.getattr(intern!(py, "obj"))?.is_exact_instance_of::<PyBytes>();
-        Ok(if immutable { Body::Part(buffer) } else { Body::Copy(buffer.to_vec(py)?) })
+        let size = buffer.len_bytes();
+        if object.cast_exact::<PyMemoryView>().is_ok() && buffer.is_c_contiguous() && size > 0 {
+            if let Ok(bytes) = object.getattr(intern!(py, "obj"))?.cast_exact::<PyBytes>() {
+                let whole = bytes.as_bytes();
+                let start = (buffer.buf_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+                let held = start <= whole.len() && size <= whole.len() - start;
+                if held && whole.len() / share <= size {
+                    return Ok(Body { bytes: bytes.clone().unbind(), range: start..start + size });
+                }
+            }
+        }
+        let copy = PyBytes::new_with(py, size, |place| buffer.copy_to_slice(py, place))?;
+        Ok(Body::all(&copy))
     }
 
     /// The bytes.
     #[inline]
     pub fn data<'a>(&'a self, py: Python<'a>) -> &'a [u8] {
-        match self {
-            Body::Whole(bytes) => bytes.as_bytes(py),
-            Body::Part(buffer) => match buffer.len_bytes() {
-                0 => &[],
-                // SAFETY: a contiguous view of a `bytes`, which never changes, held by the buffer.
-                size => unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), size) },
-            },
-            Body::Copy(copy) => copy,
-        }
+        &self.bytes.as_bytes(py)[self.range.clone()]
+    }
+
+    /// A memoryview of all of them.
+    pub fn view<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let whole = PyMemoryView::from(self.bytes.bind(py).as_any())?;
+        let slice = pyo3::types::PySlice::new(py, self.range.start as isize, self.range.end as isize, 1);
+        whole.get_item(slice)
     }
 }

@@ -22,27 +22,46 @@ pub fn decode<'py>(
     let body = Body::of(body)?;
     let data = body.data(py);
     let count = checked_count(known, data, count)?;
-    let mut maker = Maker::new(known, base_timestamp)?;
+    let base = Base::new(base_timestamp)?;
+    let mut last = Last { delta: Delta::ZERO, timestamp: base.timestamp(py, Delta::ZERO)? };
     // SAFETY: a new list whose places are empty until they are set; nobody else knows it yet.
     let list: Bound<'_, PyList> = unsafe {
         Bound::from_owned_ptr_or_err(py, ffi::PyList_New(count as ffi::Py_ssize_t))?.cast_into_unchecked()
     };
     let mut at = 0;
     for index in 0..count {
-        let (message, end) = match records::read_plain(data, at) {
-            Some((delta, payload, end)) => (maker.plain(delta, payload)?, end),
-            None => {
-                let (record, end) =
-                    record_at(data, at, index, count).map_err(|fault| known.fault(py, fault))?;
-                (maker.message(&record)?, end)
-            }
-        };
+        let message;
+        if let Some((argument, payload, end)) = records::read_plain(data, at) {
+            last.move_to(py, &base, Delta { argument, negative: false })?;
+            message = plain_message(known, payload, &last.timestamp)?;
+            at = end;
+        } else {
+            let (record, end) = record_at(data, at, index, count).map_err(|fault| known.fault(py, fault))?;
+            last.move_to(py, &base, record.delta)?;
+            message = any_message(known, &record, string(py, record.payload)?, &last.timestamp)?;
+            at = end;
+        }
         // SAFETY: the index is below the length; the list takes the reference.
         unsafe { ffi::PyList_SetItem(list.as_ptr(), index as ffi::Py_ssize_t, message.into_ptr()) };
-        at = end;
     }
     check_end(data, at, count).map_err(|fault| known.fault(py, fault))?;
     Ok(list)
+}
+
+/// The timestamp made last: records of a batch often share it.
+struct Last<'py> {
+    delta: Delta,
+    timestamp: Bound<'py, PyAny>,
+}
+
+impl<'py> Last<'py> {
+    #[inline(always)]
+    fn move_to(&mut self, py: Python<'py>, base: &Base, delta: Delta) -> PyResult<()> {
+        if delta != self.delta {
+            (self.delta, self.timestamp) = (delta, base.timestamp(py, delta)?);
+        }
+        Ok(())
+    }
 }
 
 /// The number of records, if `data` can hold them: before anything is allocated for them.
@@ -78,72 +97,61 @@ pub fn check_end(data: &[u8], at: usize, count: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes messages of records.
-pub struct Maker<'a, 'py> {
-    known: &'a Messages,
-    base: Bound<'py, PyAny>,
-    small_base: Option<i64>,
-    /// The timestamp made last, and its delta: records of a batch often share it.
-    last: Bound<'py, PyAny>,
-    last_delta: Delta,
+/// The base timestamp of a batch, µs.
+pub struct Base {
+    exact: Py<PyAny>,
+    small: Option<i64>,
 }
 
-impl<'a, 'py> Maker<'a, 'py> {
-    /// For records of a batch with this base.
-    pub fn new(known: &'a Messages, base: &Bound<'py, PyAny>) -> PyResult<Maker<'a, 'py>> {
-        let small_base = match base.extract::<i64>() {
+impl Base {
+    /// TypeError: no int.
+    pub fn new(base: &Bound<'_, PyAny>) -> PyResult<Base> {
+        let small = match base.extract::<i64>() {
             Ok(small) => Some(small),
             Err(_) if base.is_instance_of::<PyInt>() => None,
             Err(error) => return Err(error),
         };
-        // a delta of 0 is the base itself
-        let last_delta = Delta { argument: 0, negative: false };
-        let last = if base.is_exact_instance_of::<PyInt>() {
+        let exact = if base.is_exact_instance_of::<PyInt>() {
             base.clone()
         } else {
             base.py().get_type::<PyInt>().call1((base,))?
         };
-        Ok(Maker { known, base: last.clone(), small_base, last, last_delta })
+        Ok(Base { exact: exact.unbind(), small })
     }
 
-    /// The message of a plain record.
+    /// The timestamp of a record.
     #[inline(always)]
-    pub fn plain(&mut self, delta: u64, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-        let payload = bytes(self.base.py(), payload)?;
-        let known = self.known;
-        let timestamp = self.timestamp(Delta { argument: delta, negative: false })?;
-        known.make(&payload, None, None, timestamp)
-    }
-
-    /// The message of any record.
-    pub fn message(&mut self, record: &Record<'_>) -> PyResult<Bound<'py, PyAny>> {
-        let py = self.base.py();
-        let payload = string(py, record.payload)?;
-        let key = record.key.map(|key| string(py, key)).transpose()?;
-        let headers = record.headers.map(|headers| dict(py, headers)).transpose()?;
-        let known = self.known;
-        known.make(&payload, key.as_ref(), headers.as_ref(), self.timestamp(record.delta)?)
-    }
-
-    #[inline(always)]
-    fn timestamp(&mut self, delta: Delta) -> PyResult<&Bound<'py, PyAny>> {
-        if self.last_delta != delta {
-            self.last = self.new_timestamp(delta)?;
-            self.last_delta = delta;
-        }
-        Ok(&self.last)
-    }
-
-    #[inline(always)]
-    fn new_timestamp(&self, delta: Delta) -> PyResult<Bound<'py, PyAny>> {
-        let py = self.base.py();
-        let small = self.small_base.and_then(|base| i64::try_from(i128::from(base) + delta.value()).ok());
+    pub fn timestamp<'py>(&self, py: Python<'py>, delta: Delta) -> PyResult<Bound<'py, PyAny>> {
+        let small = self.small.and_then(|base| i64::try_from(i128::from(base) + delta.value()).ok());
         match small {
             // SAFETY: a new reference, or null with an exception set.
             Some(small) => unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(small)) },
-            None => self.base.call_method1(intern!(py, "__add__"), (delta.value(),)),
+            None => self.exact.bind(py).call_method1(intern!(py, "__add__"), (delta.value(),)),
         }
     }
+}
+
+/// The message of a plain record.
+#[inline(always)]
+pub fn plain_message<'py>(
+    known: &Messages,
+    payload: &[u8],
+    timestamp: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    known.make(&bytes(timestamp.py(), payload)?, None, None, timestamp)
+}
+
+/// The message of any record.
+pub fn any_message<'py>(
+    known: &Messages,
+    record: &Record<'_>,
+    payload: Bound<'py, PyAny>,
+    timestamp: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = timestamp.py();
+    let key = record.key.map(|key| string(py, key)).transpose()?;
+    let headers = record.headers.map(|headers| dict(py, headers)).transpose()?;
+    known.make(&payload, key.as_ref(), headers.as_ref(), timestamp)
 }
 
 #[inline(always)]
@@ -155,7 +163,8 @@ fn bytes<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-fn string<'py>(py: Python<'py>, string: Str<'_>) -> PyResult<Bound<'py, PyAny>> {
+/// A `bytes` of a string.
+pub fn string<'py>(py: Python<'py>, string: Str<'_>) -> PyResult<Bound<'py, PyAny>> {
     match string {
         Str::Whole(data) => bytes(py, data),
         Str::Chunked(..) => bytes(py, &string.to_vec()),

@@ -16,6 +16,8 @@ mod decode;
 #[cfg(feature = "python")]
 mod encode;
 #[cfg(feature = "python")]
+mod lazy;
+#[cfg(feature = "python")]
 mod messages;
 
 #[cfg(feature = "python")]
@@ -29,6 +31,8 @@ mod python {
     pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
         m.add_function(wrap_pyfunction!(super::encode::encode, m)?)?;
         m.add_function(wrap_pyfunction!(super::decode::decode, m)?)?;
+        m.add_function(wrap_pyfunction!(super::lazy::decode_lazily, m)?)?;
+        m.add_class::<super::lazy::LazyMessages>()?;
         m.add_function(wrap_pyfunction!(super::messages::reads_fields, m)?)?;
         Ok(())
     }

@@ -107,6 +107,9 @@ pub struct Delta {
 }
 
 impl Delta {
+    /// The base itself.
+    pub const ZERO: Delta = Delta { argument: 0, negative: false };
+
     /// The integer.
     #[inline(always)]
     pub fn value(self) -> i128 {
