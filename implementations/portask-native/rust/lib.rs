@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 
 pub mod codec;
 pub mod reactor;
+pub mod ring;
 
 /// The extension module: a plain list of the parts.
 #[cfg(feature = "python")]
