@@ -1,9 +1,9 @@
 //! Atomics and the futex: the standard library's and the kernel's, or loom's models of them under `--cfg loom`.
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, Ordering};
+pub use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
-pub use std::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, Ordering};
+pub use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A word that threads can sleep on, also threads of several processes when it lies in shared memory (futex(2)).

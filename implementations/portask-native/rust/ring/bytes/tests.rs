@@ -293,7 +293,9 @@ mod models {
             loop {
                 while !ring.bell().sleep(super::super::super::bell::NAP, || ring.ready()) {}
                 match get(&ring, &mut cache, limit) {
-                    Ok(records) => records.iter().for_each(|record| assert_eq!(record, expected.next().unwrap())),
+                    Ok(records) => {
+                        records.iter().for_each(|record| assert_eq!(record, expected.next().unwrap()))
+                    }
                     Err(fault) => {
                         assert_eq!(fault, Fault::Closed);
                         break;
