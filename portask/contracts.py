@@ -167,6 +167,24 @@ class SharedRing(Protocol):
         ...
 
 
+@runtime_checkable
+class WaitingRing(Protocol):
+    """A ring whose consumer waits outside of the interpreter: other threads run meanwhile, and nothing is polled."""
+
+    def wait(self, timeout: float, spin: float = 0.0) -> bool:
+        """Returns as soon as there is something to take, or to hear: whether that came within ``timeout`` seconds.
+
+        Args:
+            timeout: Seconds at most, ``math.inf`` for good. A signal's handler runs meanwhile, within 50 ms.
+            spin: Of these, seconds spent looking all the time: burns one core, and saves the µs that waking a
+                sleeper takes. Then it sleeps.
+
+        It says ``True`` also when the ring is closed: the next `Ring.get` tells. Where several consume, another may
+        have been faster.
+        """
+        ...
+
+
 # ── pool ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 
 pub mod codec;
 pub mod reactor;
+pub mod ring;
 
 /// The extension module: a plain list of the parts.
 #[cfg(feature = "python")]
@@ -16,5 +17,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     codec::register(m)?;
     reactor::register(m)?;
+    ring::register(m)?;
     Ok(())
 }

@@ -30,4 +30,28 @@ VARIANTS = (
         capabilities=_NATIVE,
         requires=_COMPILED,
     ),
+    Entry(
+        "ring",
+        "native-spsc",
+        "portask_native._native:SpscRing",
+        "the rtrb crate, references between two threads",
+        capabilities=_NATIVE | {"threads"},
+        requires=_COMPILED,
+    ),
+    Entry(
+        "ring",
+        "native-mpmc",
+        "portask_native._native:MpmcRing",
+        "the crossbeam crate, references between any threads",
+        capabilities=_NATIVE | {"threads"},
+        requires=_COMPILED,
+    ),
+    Entry(
+        "ring",
+        "native-shm",
+        "portask_native._native:SharedRing",
+        "between processes, in a memfd",
+        capabilities=_NATIVE | {"threads", "processes"},
+        requires=_COMPILED,
+    ),
 )
