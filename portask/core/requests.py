@@ -85,7 +85,7 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
         broker.storage.append(channel.partition.key, batch, broker.now, done)
 
 
-def _stored(
+def _stored(  # noqa: PLR0917 - bound by `partial`, called by the storage with the last two
     broker: Broker,
     channel: Channel,
     slot: list[int],
