@@ -26,6 +26,7 @@ from portask.contracts import FAMILIES, Closeable, Durability
 from portask.core.broker import Broker
 from portask.errors import ConfigError, PortaskError
 from portask.server.build import build, options
+from portask.wire import accelerate
 
 log = structlog.get_logger("portask.serve")
 
@@ -102,7 +103,8 @@ def serve(
         listening = True
         click.echo(_ready_line(settings, engine, folder, bound_host, bound_port))
         sys.stdout.flush()
-        log.info("ready", host=bound_host, port=bound_port, pid=os.getpid())
+        helpers = str(accelerate.status())
+        log.info("ready", host=bound_host, port=bound_port, pid=os.getpid(), wire_helpers=helpers)
 
     try:
         runner.run(engine, place.host, place.port, ready)
@@ -140,7 +142,8 @@ def _ready_line(settings: Settings, engine: Broker, folder: str, host: str, port
     durability = engine.storage.durability
     place = f"; kept in {folder}" if folder else ""
     return (
-        f"portask: ready on {shown}; {chosen}; durability={durability.value} ({_PROMISE[durability]}){place}"
+        f"portask: ready on {shown}; {chosen}; wire helpers: {accelerate.status()}; "
+        f"durability={durability.value} ({_PROMISE[durability]}){place}"
     )
 
 

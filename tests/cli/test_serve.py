@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from portask import registry
+from portask.wire import accelerate
 from portask.wire.connection import Connection, Role
 from portask.wire.frames import Opcode
 from tests.cli.conftest import PROGRAM, Running, environment, run
@@ -45,6 +46,15 @@ def test_a_broker_says_what_it_is_made_of_and_ends_when_told(serving: Start, ser
     events = [json.loads(line) for line in result.err.splitlines()]
     assert [event["event"] for event in events] == ["ready", "stopped"]
     assert events[0]["port"] == broker.port
+
+
+def test_the_ready_line_says_what_helps_the_wire(serving: Start) -> None:
+    broker = serving("--storage", "memory", PORTASK_NO_NATIVE="1")
+    assert "; wire helpers: none (PORTASK_NO_NATIVE is set); " in broker.ready_line
+    ready = json.loads(broker.end(signal.SIGTERM).err.splitlines()[0])
+    assert ready["wire_helpers"] == "none (PORTASK_NO_NATIVE is set)"
+    broker = serving("--storage", "memory")
+    assert f"; wire helpers: {accelerate.status()}; " in broker.ready_line
 
 
 def test_without_a_word_messages_are_kept_below_the_working_directory(serving: Start, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@
 #[cfg(feature = "python")]
 use pyo3::prelude::*;
 
+#[cfg(feature = "python")]
+mod calls;
 pub mod codec;
 pub mod reactor;
 pub mod ring;
+pub mod wire;
 
 /// The extension module: a plain list of the parts.
 #[cfg(feature = "python")]
@@ -18,5 +21,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     codec::register(m)?;
     reactor::register(m)?;
     ring::register(m)?;
+    wire::register(m)?;
     Ok(())
 }

@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Self, final, overload
 
 from portask.contracts import Endpoint, Engine, FramedEndpoint
-from portask.messages import Buffer, Message
+from portask.messages import Buffer, Message, RecordBatch
 from portask.wire.frames import Frame
 
 __version__: str
@@ -71,3 +71,9 @@ class SharedRing(_Ring):
     def name(self) -> str: ...
     @classmethod
     def attach(cls, name: str) -> Self: ...
+
+def scan_frames(
+    view: memoryview, start: int, limit: int, flags: int, frames: list[Frame]
+) -> tuple[int, int]: ...
+def parse_batch(data: Buffer, max_raw_length: int) -> RecordBatch | None: ...
+def split_batches(view: memoryview, max_raw_length: int) -> list[RecordBatch] | None: ...

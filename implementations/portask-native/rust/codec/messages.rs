@@ -16,23 +16,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use std::mem::size_of;
-use std::ptr::null_mut;
 
 use super::fault::Fault;
-
-extern "C" {
-    // In the stable ABI since 3.12; 3.11 has the same function with the same signature, outside of its
-    // limited API.
-    fn PyObject_Vectorcall(
-        callable: *mut ffi::PyObject,
-        arguments: *const *mut ffi::PyObject,
-        count: usize,
-        names: *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject;
-}
-
-/// PY_VECTORCALL_ARGUMENTS_OFFSET: the callee may use the place before the first argument.
-const PLACE_BEFORE: usize = 1 << (usize::BITS - 1);
+use crate::calls::call;
 
 /// Delta, key, headers and payload, in the order of the wire.
 type Row<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>);
@@ -88,23 +74,13 @@ impl Messages {
         headers: Option<&Bound<'py, PyAny>>,
         timestamp: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = payload.py();
         // SAFETY: None lives as long as the interpreter.
         let none = unsafe { ffi::Py_None() };
         let key = key.map_or(none, Bound::as_ptr);
         let headers = headers.map_or(none, Bound::as_ptr);
-        let arguments = [null_mut(), payload.as_ptr(), key, headers, timestamp.as_ptr()];
-        // SAFETY: four live objects after a place that the callee may use, no names; the result is a new
-        // reference or null with an exception set.
-        unsafe {
-            let made = PyObject_Vectorcall(
-                self.class.as_ptr(),
-                arguments.as_ptr().add(1),
-                4 | PLACE_BEFORE,
-                null_mut(),
-            );
-            Bound::from_owned_ptr_or_err(py, made)
-        }
+        let class = self.class.bind(timestamp.py()).as_any();
+        // SAFETY: all are held by the caller.
+        unsafe { call(class, [payload.as_ptr(), key, headers, timestamp.as_ptr()]) }
     }
 
     /// The fields of `message`, if it is exactly a `Message` whose fields can be read.

@@ -3,58 +3,18 @@
 use super::body::Body;
 use super::framing::{Cut, Stream, HEADER};
 use super::sockets::Taken;
+use crate::wire::objects::Classes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-/// Makes them. Holds the two classes.
-pub struct Maker {
-    frame: Py<PyAny>,
-    batch: Py<PyAny>,
-}
-
-impl Maker {
-    /// Looks the classes up.
-    pub fn new(py: Python<'_>) -> PyResult<Self> {
-        Ok(Maker {
-            frame: py.import("portask.wire.frames")?.getattr("Frame")?.unbind(),
-            batch: py.import("portask.messages")?.getattr("RecordBatch")?.unbind(),
-        })
+/// The frames in order.
+pub fn frames<'py>(py: Python<'py>, taken: Vec<Taken>) -> PyResult<Bound<'py, PyList>> {
+    let classes = Classes::get(py)?;
+    let mut made = Vec::with_capacity(taken.len());
+    for Taken { head, body, batch } in taken {
+        made.push(classes.frame(&head, Body::view(py, body)?.as_any(), batch.as_ref())?);
     }
-
-    /// The frames in order.
-    pub fn frames<'py>(&self, py: Python<'py>, taken: Vec<Taken>) -> PyResult<Bound<'py, PyList>> {
-        let mut made = Vec::with_capacity(taken.len());
-        for frame in taken {
-            made.push(self.frame(py, frame)?);
-        }
-        PyList::new(py, made)
-    }
-
-    fn frame<'py>(&self, py: Python<'py>, taken: Taken) -> PyResult<Bound<'py, PyAny>> {
-        let Taken { head, body, batch } = taken;
-        let view = Body::view(py, body)?;
-        let class = self.frame.bind(py);
-        let (opcode, flags) = (head.opcode, head.flags);
-        let (correlation, channel) = (head.correlation, head.channel);
-        let Some(batch) = batch else {
-            return class.call1((opcode, flags, correlation, channel, view));
-        };
-        let made = self.batch.bind(py).call1((
-            &view,
-            batch.count,
-            batch.codec,
-            batch.attributes,
-            batch.raw_length,
-            batch.ttl,
-            batch.base_timestamp,
-            batch.producer,
-            batch.epoch,
-            batch.sequence,
-            batch.base_offset,
-            batch.append_time,
-        ))?;
-        class.call1((opcode, flags, correlation, channel, view, made))
-    }
+    PyList::new(py, made)
 }
 
 /// The 24 bytes that were refused, empty for none.
@@ -66,14 +26,13 @@ pub fn refused<'py>(py: Python<'py>, header: Option<[u8; HEADER]>) -> Bound<'py,
 #[pyclass(module = "portask_native")]
 pub struct Framer {
     stream: Stream,
-    maker: Maker,
 }
 
 #[pymethods]
 impl Framer {
     #[new]
-    fn new(py: Python<'_>, limit: u32) -> PyResult<Self> {
-        Ok(Framer { stream: Stream::new(limit), maker: Maker::new(py)? })
+    fn new(limit: u32) -> Self {
+        Framer { stream: Stream::new(limit) }
     }
 
     /// Largest body accepted, bytes.
@@ -110,6 +69,6 @@ impl Framer {
             Cut::Whole(head, body) => taken.push(Taken::new(head, body.into())),
             Cut::Refused(bytes) => header = Some(bytes),
         });
-        Ok((self.maker.frames(py, taken)?, refused(py, header)))
+        Ok((frames(py, taken)?, refused(py, header)))
     }
 }

@@ -28,6 +28,9 @@ pub const HELLO_LIMIT: u32 = 8 * 1024;
 const MAGIC: [u8; 4] = *b"PORT";
 const VERSION: u8 = 2;
 const REPLY: u16 = 1;
+const WINDOW: u16 = 2;
+/// Bytes in front of the batches of a frame with the flag WINDOW, which the limit does not count.
+const WINDOW_SIZE: u32 = 24;
 /// Least room that a cut body gets when it grows, bytes.
 const STEP: usize = 64 * 1024;
 /// From so many missing bytes on it is worth a read of its own to have them land in their place.
@@ -52,8 +55,13 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// The header, unless it is none or announces more than `limit`.
+/// The header of a frame to a broker, unless it is none or announces more than `limit`.
 pub fn head(bytes: &[u8; HEADER], limit: u32) -> Option<Head> {
+    head_with(bytes, limit, REPLY)
+}
+
+/// The header, unless it is none, has other flags than `allowed`, or announces more than `limit`.
+pub fn head_with(bytes: &[u8; HEADER], limit: u32, allowed: u16) -> Option<Head> {
     let found = Head {
         opcode: bytes[5],
         flags: u16::from_le_bytes([bytes[6], bytes[7]]),
@@ -63,8 +71,8 @@ pub fn head(bytes: &[u8; HEADER], limit: u32) -> Option<Head> {
     };
     let sound = bytes[..4] == MAGIC
         && bytes[4] == VERSION
-        && found.flags & !REPLY == 0
-        && found.length <= limit
+        && found.flags & !allowed == 0
+        && found.length <= limit.saturating_add(if found.flags & WINDOW != 0 { WINDOW_SIZE } else { 0 })
         && crc32c::crc32c(&bytes[..20]) == u32_at(bytes, 20);
     sound.then_some(found)
 }

@@ -1,6 +1,6 @@
 //! The reactor as Python sees it.
 
-use super::frames::{refused, Framer, Maker};
+use super::frames::{frames, refused, Framer};
 use super::framing::HELLO_LIMIT;
 use super::idle::{Idle, Waiting};
 use super::sockets::{Peer, Sockets};
@@ -65,7 +65,6 @@ struct State {
     engine: Py<PyAny>,
     starved: Py<PyAny>,
     complained: Option<Instant>,
-    maker: Maker,
     grace: Duration,
     now: i64,
 }
@@ -90,7 +89,6 @@ impl Reactor {
     #[pyo3(signature = (listener, engine, starved, *, read_bytes, idle, spin_us, grace))]
     #[allow(clippy::too_many_arguments)] // they are options, given by name
     fn new(
-        py: Python<'_>,
         listener: RawFd,
         engine: Py<PyAny>,
         starved: Py<PyAny>,
@@ -123,7 +121,6 @@ impl Reactor {
                 engine,
                 starved,
                 complained: None,
-                maker: Maker::new(py)?,
                 grace: Duration::try_from_secs_f64(grace)
                     .map_err(|why| PyValueError::new_err(format!("grace: {why}")))?,
                 now: 0,
@@ -304,7 +301,7 @@ impl State {
             let tag = self.sockets.peer(arrived.peer).and_then(|peer| peer.tag.as_ref());
             if let Some(tag) = tag {
                 let object = tag.object.bind(py);
-                let frames = self.maker.frames(py, arrived.frames)?;
+                let frames = frames(py, arrived.frames)?;
                 list.append((object, frames, refused(py, arrived.refused)))?;
             }
         }
