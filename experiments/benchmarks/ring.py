@@ -19,6 +19,11 @@ class Processes(Tracked):
     metric = "rate"
 
 
+class Hop(Tracked):
+    workload = "ring.hop"
+    metric = "p50"
+
+
 class Held(Tracked):
     workload = "allocation.ring"
     metric = "held"

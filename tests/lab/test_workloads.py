@@ -3,6 +3,7 @@
 every planned job runs on every variant that claims it, does the work it is asked for, and catches a cheat.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from portask_lab import suites, workloads
 from portask_lab.corpora import EMPTY, Corpus
 from portask_lab.corpora.load import load
 from portask_lab.suites import FULL, QUICK, SUITES, Job
-from portask_lab.workloads import NotForThis, WrongResult, ring
+from portask_lab.workloads import NotForThis, WrongResult
 from portask_lab.workloads.compression import PHASES, UnderLoad
+from portask_lab.workloads.ring import handoff, hop
 from tests.lab.variants import entry as odd
 
 LIBRARIES = {"codec", "ring", "pool", "compression", "workers", "storage"}
@@ -102,31 +104,83 @@ def test_a_codec_that_alters_is_caught() -> None:
         encode.verify()
 
 
-def test_a_handoff_that_loses_records_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = workloads.get("ring.handoff").prepare(
-        registry.get("ring", "deque"), load("tiny", 200), {"between": "threads", "batch": 1}, 1
-    )
-    work.records = [*work.records]
-    original = work.ring.put
-    dropped: list[bytes] = []
+class Meddling:
+    """A ring with something done to the records that are put, one after the other, whatever the call."""
 
-    def lossy(record: bytes) -> None:
-        if len(dropped) < 1 and record == work.records[7]:
-            dropped.append(record)
-        else:
-            original(record)
+    def __init__(self, ring: Any, meddle: Callable[[int, bytes], bytes | None]) -> None:
+        self.ring, self.meddle = ring, meddle
+        self.count = 0
+        self.get, self.get_many, self.close = ring.get, ring.get_many, ring.close
 
-    class Ring:
-        put = staticmethod(lossy)
-        get = work.ring.get
-        get_many = work.ring.get_many
-        close = work.ring.close
+    def __len__(self) -> int:
+        return len(self.ring)
 
-    work.ring = Ring()
-    monkeypatch.setattr(ring, "PATIENCE", 0.3)
-    work.measure(0.01)
-    with pytest.raises(WrongResult, match="arrived"):
+    def put(self, record: bytes) -> None:
+        changed = self.meddle(self.count, record)
+        if changed is not None:
+            self.ring.put(changed)
+        self.count += 1
+
+    def put_many(self, records: list[bytes]) -> int:
+        for record in records:
+            self.put(record)
+        return len(records)
+
+
+MEDDLERS: dict[str, tuple[Callable[[int, bytes], bytes | None], str]] = {
+    "loses one": (lambda number, record: None if number == 77 else record, "arrived"),
+    "alters one": (
+        lambda number, record: record[:-1] + b"?" if number == 77 else record,
+        "1 of them altered",
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("how", MEDDLERS)
+def test_a_handoff_that_goes_wrong_is_caught(how: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {"between": "threads", "batch": batch}
+    work = workloads.get("ring.handoff").prepare(registry.get("ring", "deque"), load("tiny", 200), params, 1)
+    meddle, complaint = MEDDLERS[how]
+    work.ring = Meddling(work.ring, meddle)
+    monkeypatch.setattr(handoff, "PATIENCE", 0.3)
+    work.measure(0.001)
+    with pytest.raises(WrongResult, match=complaint):
         work.verify()
+
+
+@pytest.mark.parametrize(
+    ("lost", "complaint"), [(7, "7 was expected and 8 came"), (19, "19 arrived, then none")]
+)
+def test_a_hop_that_loses_a_record_is_caught(
+    lost: int, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {"between": "threads", "waits": "sleeping"}
+    work = workloads.get("ring.hop").prepare(registry.get("ring", "deque"), EMPTY, params, 1)
+    work.ring = Meddling(work.ring, lambda number, record: None if number == lost else record)
+    monkeypatch.setattr(hop, "PATIENCE", 0.3)
+    work.measure(0.001)
+    with pytest.raises(WrongResult, match=complaint):
+        work.verify()
+
+
+@pytest.mark.parametrize("waits", ["spinning", "sleeping"])
+@pytest.mark.parametrize("entry", registry.entries("ring"), ids=lambda entry: entry.name)
+def test_a_hop_takes_its_time(entry: Entry, waits: str) -> None:
+    """Whatever the ring and however it waits, a record needs longer than the two looks at the clock."""
+    reason = entry.unavailable()
+    if reason:
+        pytest.skip(reason)
+    between = "processes" if "processes" in entry.capabilities else "threads"
+    if (between, waits) == ("threads", "spinning"):
+        pytest.skip("spinning in Python would hold the interpreter that the producer needs")
+    work = workloads.get("ring.hop").prepare(entry, EMPTY, {"between": between, "waits": waits}, 1)
+    try:
+        found = work.measure(0.01).metrics
+        work.verify()
+    finally:
+        work.close()
+    assert 0 < found["p50"][0] <= found["p99"][0]
 
 
 def test_the_load_trace_goes_through_all_phases() -> None:

@@ -4,12 +4,11 @@
 //! the reference ring. `put` is written by the producer only, `got` by the consumer only, and the difference is what
 //! the queue holds. Each is stored after its step, so an old look at the consumer's can only make the queue seem fuller
 //! than it is: the producer never overshoots. Room in bytes is room in slots, for there are as many as records of the
-//! least cost fit, and the consumer gives back slots before bytes. Bytes in use are values that can be taken, but one
+//! least cost fit, and the consumer gives back a slot before its bytes. Bytes in use are values that can be taken, but one
 //! who looks while a value is on its way may see it taken before it was put: he is told zero.
 
 use super::bell::Bell;
 use super::bytes::{Apart, OVERHEAD};
-use rtrb::chunks::ReadChunkIntoIter;
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -55,7 +54,7 @@ impl Account {
 
 /// The producer's side.
 pub struct Sender<T> {
-    slots: Producer<T>,
+    slots: Producer<(T, usize)>,
     account: Arc<Account>,
     put: u64,
     got_seen: u64,
@@ -63,7 +62,7 @@ pub struct Sender<T> {
 
 /// The consumer's side.
 pub struct Receiver<T> {
-    slots: Consumer<T>,
+    slots: Consumer<(T, usize)>,
     account: Arc<Account>,
     got: u64,
 }
@@ -72,7 +71,7 @@ pub struct Receiver<T> {
 /// memory for as many.
 pub fn queue<T>(capacity: usize) -> Option<(Sender<T>, Receiver<T>, Arc<Account>)> {
     let slots = capacity / OVERHEAD;
-    Vec::<T>::new().try_reserve_exact(slots).ok()?; // what comes next would end the process
+    Vec::<(T, usize)>::new().try_reserve_exact(slots).ok()?; // what comes next would end the process
     let (producer, consumer) = RingBuffer::new(slots);
     let account = Arc::new(Account {
         capacity: capacity as u64,
@@ -96,14 +95,14 @@ impl<T> Sender<T> {
         free(self.got_seen)
     }
 
-    /// Puts `values`, which cost `cost` together, at once, and wakes the consumer.
+    /// Puts a value and wakes the consumer.
     ///
     /// # Panics
     /// There was no room: see [`Sender::free`].
-    pub fn push(&mut self, values: impl ExactSizeIterator<Item = T>, cost: usize) {
-        assert!(cost <= self.free(cost));
-        let chunk = self.slots.write_chunk_uninit(values.len()).expect("as many slots as the least records");
-        chunk.fill_from_iter(values);
+    pub fn push(&mut self, value: T, cost: usize) {
+        assert!(cost >= OVERHEAD && cost <= self.free(cost));
+        let pushed = self.slots.push((value, cost));
+        assert!(pushed.is_ok(), "as many slots as values of the least cost");
         self.put += cost as u64;
         self.account.put.0.store(self.put, Ordering::Release);
         self.account.bell.ring();
@@ -111,48 +110,26 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Takes up to `limit` values, oldest first: those that are iterated over.
-    pub fn take<C: Fn(&T) -> usize>(&mut self, limit: usize, cost: C) -> Taken<'_, T, C> {
-        let count = self.slots.slots().min(limit);
-        let chunk = self.slots.read_chunk(count).expect("slots that were counted");
-        Taken { values: Some(chunk.into_iter()), account: &self.account, got: &mut self.got, cost }
+    /// Takes the oldest value out, and what it costs. That is in use until it is released.
+    pub fn pop(&mut self) -> Option<(T, usize)> {
+        self.slots.pop().ok()
+    }
+
+    /// Gives back what popped values cost.
+    pub fn release(&mut self, cost: usize) {
+        self.got += cost as u64;
+        self.account.got.0.store(self.got, Ordering::Release);
+    }
+
+    /// Whether there is nothing to pop now.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// Whether there is nothing and will be nothing.
     pub fn over(&self) -> bool {
         // Asked in this order: a value put just before closing is seen by the second question.
-        self.account.closed() && self.slots.slots() == 0
-    }
-}
-
-/// Values on their way out. What they cost is given back when it is dropped.
-pub struct Taken<'a, T, C> {
-    values: Option<ReadChunkIntoIter<'a, T>>,
-    account: &'a Account,
-    got: &'a mut u64,
-    cost: C,
-}
-
-impl<T, C: Fn(&T) -> usize> Iterator for Taken<'_, T, C> {
-    type Item = T;
-
-    fn next(&mut self) -> Option<T> {
-        let value = self.values.as_mut()?.next()?;
-        *self.got += (self.cost)(&value) as u64;
-        Some(value)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.values.as_ref().map_or((0, Some(0)), ReadChunkIntoIter::size_hint)
-    }
-}
-
-impl<T, C: Fn(&T) -> usize> ExactSizeIterator for Taken<'_, T, C> {}
-
-impl<T, C> Drop for Taken<'_, T, C> {
-    fn drop(&mut self) {
-        drop(self.values.take()); // the slots first: see the module
-        self.account.got.0.store(*self.got, Ordering::Release);
+        self.account.closed() && self.slots.is_empty()
     }
 }
 
@@ -164,54 +141,34 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    fn cost(record: &Vec<u8>) -> usize {
-        record.len() + OVERHEAD
-    }
-
-    fn put(sender: &mut Sender<Vec<u8>>, records: &[Vec<u8>]) -> usize {
-        let total: usize = records.iter().map(cost).sum();
-        let free = sender.free(total);
-        let mut used = 0;
-        let fit = records.iter().take_while(|record| {
-            used += cost(record);
-            used <= free
-        });
-        let fit: Vec<_> = fit.cloned().collect();
-        let (count, used) = (fit.len(), fit.iter().map(cost).sum());
-        sender.push(fit.into_iter(), used);
-        count
-    }
-
     proptest! {
         #[test]
         fn it_is_a_bounded_deque(
             capacity in 64..300_usize,
-            steps in prop::collection::vec((any::<bool>(), prop::collection::vec(0..40_usize, 0..6)), 0..200),
+            steps in prop::collection::vec(prop_oneof![(8..60_usize).prop_map(Some), Just(None)], 0..300),
         ) {
             let (mut sender, mut receiver, account) = queue(capacity).unwrap();
-            let mut model: VecDeque<Vec<u8>> = VecDeque::new();
-            let mut serial = 0_u8;
-            for (is_put, lengths) in steps {
-                if is_put {
-                    let records: Vec<Vec<u8>> = lengths.iter().map(|length| {
-                        serial = serial.wrapping_add(1);
-                        vec![serial; *length]
-                    }).collect();
-                    let count = put(&mut sender, &records);
-                    model.extend(records[..count].iter().cloned());
-                    let used: usize = model.iter().map(cost).sum();
-                    prop_assert!(used <= capacity);
-                    prop_assert!(count == records.len() || used + cost(&records[count]) > capacity);
+            let mut model: VecDeque<(usize, usize)> = VecDeque::new();
+            let used = |model: &VecDeque<(usize, usize)>| model.iter().map(|value| value.1).sum::<usize>();
+            for (serial, step) in steps.into_iter().enumerate() {
+                if let Some(cost) = step {
+                    let fits = used(&model) + cost <= capacity;
+                    prop_assert_eq!(sender.free(cost) >= cost, fits);
+                    if fits {
+                        sender.push(serial, cost);
+                        model.push_back((serial, cost));
+                    }
                 } else {
-                    let limit = lengths.len();
-                    let iterated = limit.min(3); // the others stay
-                    let taken: Vec<_> = receiver.take(limit, cost).take(iterated).collect();
-                    let expected: Vec<_> = model.drain(..iterated.min(model.len())).collect();
-                    prop_assert_eq!(taken, expected);
+                    let popped = receiver.pop();
+                    prop_assert_eq!(account.used(), used(&model), "popped is not released");
+                    prop_assert_eq!(popped, model.pop_front());
+                    receiver.release(popped.map_or(0, |value| value.1));
                 }
-                prop_assert_eq!(account.used(), model.iter().map(cost).sum::<usize>());
+                prop_assert_eq!(account.used(), used(&model));
                 prop_assert_eq!(account.ready(), !model.is_empty());
+                prop_assert_eq!(receiver.is_empty(), model.is_empty());
             }
+            prop_assert!(!receiver.over());
             account.close();
             prop_assert!(account.ready());
             prop_assert_eq!(receiver.over(), model.is_empty());
@@ -220,29 +177,29 @@ mod tests {
 
     #[test]
     fn two_threads() {
-        const RECORDS: usize = 300_000;
+        const VALUES: usize = 500_000;
+        let cost = |number: usize| OVERHEAD + number % 100;
         let (mut sender, mut receiver, account) = queue(2000).unwrap();
         let producer = thread::spawn(move || {
-            let mut number = 0;
-            while number < RECORDS {
-                let batch: Vec<Vec<u8>> =
-                    (number..RECORDS.min(number + number % 9 + 1)).map(|n| vec![n as u8; n % 100]).collect();
-                match put(&mut sender, &batch) {
-                    0 => thread::yield_now(),
-                    count => number += count,
+            for number in 0..VALUES {
+                while sender.free(cost(number)) < cost(number) {
+                    thread::yield_now();
                 }
+                sender.push(Box::new(number), cost(number));
             }
             sender.account.close();
         });
         let far = Instant::now() + Duration::from_secs(60);
         let mut number = 0;
         while account.bell().wait(Instant::now(), far, || account.ready()) && !receiver.over() {
-            for record in receiver.take(7, cost) {
-                assert_eq!(record, vec![number as u8; number % 100]);
+            while let Some((value, cost_of_it)) = receiver.pop() {
+                assert_eq!((*value, cost_of_it), (number, cost(number)));
+                assert!(account.used() <= 2000);
+                receiver.release(cost_of_it);
                 number += 1;
             }
         }
-        assert_eq!(number, RECORDS);
+        assert_eq!(number, VALUES);
         producer.join().unwrap();
     }
 

@@ -3,6 +3,7 @@
 //! A ring is one object for both sides, so each side stands in a lock of its own. The contract allows one producer and
 //! one consumer, so nobody ever waits for it: who finds it taken is a second producer, or a second consumer, and is told.
 
+mod batch;
 mod mpmc;
 mod shared;
 mod spsc;

@@ -1,6 +1,7 @@
 //! `MpmcRing`: any number of producers and consumers, in as many threads.
 
-use super::{bytes_of, checked_capacity, closed, empty, for_each, full, never_fits, over, wait};
+use super::batch::Batch;
+use super::{bytes_of, checked_capacity, closed, empty, full, never_fits, over, wait};
 use crate::ring::bytes::{largest, OVERHEAD};
 use crate::ring::mpmc::Queue;
 use pyo3::prelude::*;
@@ -75,30 +76,18 @@ impl MpmcRing {
         if self.queue.closed() {
             return Err(closed());
         }
-        let mut batch = Vec::with_capacity(records.len().unwrap_or(0));
-        let mut total = 0;
-        for_each(records, |record| {
-            let (bytes, cost) = self.checked(record)?;
-            total += cost;
-            batch.push((bytes.unbind(), cost));
-            Ok(())
-        })?;
-        if batch.is_empty() {
-            return Ok(0);
-        }
+        let py = records.py();
+        let batch = Batch::of(records, self.capacity)?;
         let mut count = 0;
         let reserved = self.queue.reserve(|free| {
-            count = batch.len();
-            let mut wanted = total;
-            while wanted > free {
-                count -= 1;
-                wanted -= batch[count].1;
-            }
-            wanted
+            let (fitting, cost) = batch.prefix(free);
+            count = fitting;
+            cost
         });
         reserved.map_err(|_| closed())?;
-        batch.truncate(count);
-        self.queue.push(batch.into_iter().map(|(bytes, _)| bytes));
+        if count > 0 {
+            self.queue.push(batch.iter(py).take(count).map(Bound::unbind));
+        }
         Ok(count)
     }
 

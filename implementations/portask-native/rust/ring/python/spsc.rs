@@ -1,41 +1,59 @@
 //! `SpscRing`: one producer and one consumer, in two threads.
 
-use super::{
-    bytes_of, checked_capacity, closed, empty, for_each, full, never_fits, no_memory, over, side, wait,
-};
+use super::batch::Batch;
+use super::{bytes_of, checked_capacity, closed, empty, full, never_fits, no_memory, over, side, wait};
 use crate::ring::bytes::{largest, OVERHEAD};
 use crate::ring::spsc::{queue, Account, Receiver, Sender};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use std::sync::{Arc, Mutex};
 
-type Record = Py<PyBytes>;
+/// What crosses: a record, or the records of a `put_many` together.
+enum Parcel {
+    Record(Py<PyBytes>),
+    Batch(Batch),
+}
 
-struct Producer {
-    queue: Sender<Record>,
-    /// A batch on its way, kept for its memory.
-    batch: Vec<Record>,
+struct Consumer {
+    queue: Receiver<Parcel>,
+    /// What is left of a batch that was larger than what was asked for; never empty.
+    rest: Option<Batch>,
+}
+
+impl Consumer {
+    fn pop(&mut self) -> Option<Parcel> {
+        self.rest.take().map(Parcel::Batch).or_else(|| Some(self.queue.pop()?.0))
+    }
+
+    fn over(&self) -> bool {
+        self.rest.is_none() && self.queue.over()
+    }
+
+    /// Takes the first record of `batch`; the others are next.
+    fn first<'py>(&mut self, py: Python<'py>, mut batch: Batch) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let record = batch.pop(py)?;
+        self.rest = (batch.len() > 0).then_some(batch);
+        Ok(record)
+    }
 }
 
 /// A bounded FIFO of byte records between two threads, on the rtrb crate; `Ring`, `BatchRing`, `WaitingRing`.
 ///
-/// ``bytes`` cross as they are, by reference; of other buffers a copy is made.
+/// ``bytes`` cross as they are, by reference; of other buffers a copy is made. What `put_many` puts crosses as one list,
+/// which `get_many` hands out whole where the limit allows it.
 ///
 /// Args:
-///     capacity: In bytes, overhead included; at least 64. An eighth of it in slots is reserved at once, of 8 bytes each.
+///     capacity: In bytes, overhead included; at least 64. Twice as much address space is reserved for slots; the memory
+///         comes as they are first used.
 ///
 /// Raises:
 ///     RingError: there is not as much memory.
 #[pyclass(frozen, module = "portask_native._native")]
 pub struct SpscRing {
     capacity: usize,
-    producer: Mutex<Producer>,
-    consumer: Mutex<Receiver<Record>>,
+    producer: Mutex<Sender<Parcel>>,
+    consumer: Mutex<Consumer>,
     account: Arc<Account>,
-}
-
-fn cost(record: &Bound<'_, PyBytes>) -> usize {
-    record.as_bytes().len() + OVERHEAD
 }
 
 #[pymethods]
@@ -45,8 +63,8 @@ impl SpscRing {
     fn new(capacity: isize) -> PyResult<Self> {
         let capacity = checked_capacity(capacity)?;
         let (sender, receiver, account) = queue(capacity).ok_or_else(|| no_memory(capacity))?;
-        let producer = Mutex::new(Producer { queue: sender, batch: Vec::new() });
-        Ok(Self { capacity, producer, consumer: Mutex::new(receiver), account })
+        let consumer = Consumer { queue: receiver, rest: None };
+        Ok(Self { capacity, producer: Mutex::new(sender), consumer: Mutex::new(consumer), account })
     }
 
     /// In bytes, overhead included.
@@ -61,15 +79,15 @@ impl SpscRing {
             return Err(closed());
         }
         let bytes = bytes_of(record)?;
-        let cost = cost(&bytes);
-        if cost - OVERHEAD > largest(self.capacity) {
-            return Err(never_fits(cost - OVERHEAD, self.capacity));
+        let length = bytes.as_bytes().len();
+        if length > largest(self.capacity) {
+            return Err(never_fits(length, self.capacity));
         }
         let mut producer = side(&self.producer, "producer")?;
-        if producer.queue.free(cost) < cost {
+        if producer.free(length + OVERHEAD) < length + OVERHEAD {
             return Err(full(record));
         }
-        producer.queue.push(std::iter::once(bytes.unbind()), cost);
+        producer.push(Parcel::Record(bytes.unbind()), length + OVERHEAD);
         Ok(())
     }
 
@@ -82,33 +100,14 @@ impl SpscRing {
         if self.account.closed() {
             return Err(closed());
         }
-        let mut guard = side(&self.producer, "producer")?;
-        let Producer { queue, batch } = &mut *guard;
-        let (mut free, mut used) = (0, 0);
-        let mut room = true;
-        let checked = for_each(records, |record| {
-            let bytes = bytes_of(record)?;
-            let cost = cost(&bytes);
-            if cost - OVERHEAD > largest(self.capacity) {
-                return Err(never_fits(cost - OVERHEAD, self.capacity));
-            }
-            if room && used + cost > free {
-                free = queue.free(used + cost);
-            }
-            room = room && used + cost <= free;
-            if room {
-                used += cost;
-                batch.push(bytes.unbind());
-            }
-            Ok(())
-        });
-        if let Err(error) = checked {
-            batch.clear();
-            return Err(error);
-        }
+        let mut batch = Batch::of(records, self.capacity)?;
+        let mut producer = side(&self.producer, "producer")?;
+        let room = producer.free(batch.cost());
+        batch.truncate(records.py(), batch.prefix(room))?;
         let count = batch.len();
         if count > 0 {
-            queue.push(batch.drain(..), used);
+            let cost = batch.cost();
+            producer.push(Parcel::Batch(batch), cost);
         }
         Ok(count)
     }
@@ -116,25 +115,56 @@ impl SpscRing {
     /// The oldest record. See `Ring.get`.
     fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let mut consumer = side(&self.consumer, "consumer")?;
-        let record = consumer.take(1, |record| cost(record.bind(py))).next();
+        let record = match consumer.pop() {
+            Some(Parcel::Record(record)) => Some(record.into_bound(py)),
+            Some(Parcel::Batch(batch)) => consumer.first(py, batch)?,
+            None => None,
+        };
         match record {
-            Some(record) => Ok(record.into_bound(py)),
+            Some(record) => {
+                consumer.queue.release(OVERHEAD + record.as_bytes().len());
+                Ok(record)
+            }
             None => Err(if consumer.over() { over() } else { empty() }),
         }
     }
 
     /// Up to ``limit`` records, oldest first. See `BatchRing.get_many`.
     fn get_many<'py>(&self, py: Python<'py>, limit: isize) -> PyResult<Bound<'py, PyList>> {
+        let limit = limit.max(0) as usize;
         let mut consumer = side(&self.consumer, "consumer")?;
-        let taken = consumer.take(limit.max(0) as usize, |record| cost(record.bind(py)));
-        if taken.len() > 0 {
-            return PyList::new(py, taken);
-        }
-        drop(taken);
         if consumer.over() {
             return Err(over());
         }
-        Ok(PyList::empty(py))
+        let mut records: Option<Bound<'py, PyList>> = None;
+        let mut left = limit;
+        while left > 0 {
+            let (more, cost) = match consumer.pop() {
+                None => break,
+                Some(Parcel::Record(record)) => {
+                    let cost = OVERHEAD + record.bind(py).as_bytes().len();
+                    (PyList::new(py, [record])?, cost)
+                }
+                Some(Parcel::Batch(mut batch)) => {
+                    let cost = batch.cost();
+                    if batch.len() <= left {
+                        (batch.into_list(py)?, cost)
+                    } else {
+                        let first = batch.split(py, left)?;
+                        let cost = cost - batch.cost();
+                        consumer.rest = Some(batch);
+                        (first, cost)
+                    }
+                }
+            };
+            left -= more.len();
+            consumer.queue.release(cost);
+            match &records {
+                None => records = Some(more), // as it is: the producer made it for us
+                Some(records) => records.set_slice(records.len(), records.len(), &more)?,
+            }
+        }
+        Ok(records.unwrap_or_else(|| PyList::empty(py)))
     }
 
     /// Waits until there is something to take, without the interpreter lock. See `WaitingRing.wait`.

@@ -1,0 +1,252 @@
+"""Rings between two threads or two processes, at full speed.
+
+A producer that meets a full ring and a consumer that meets an empty one yield their slice and try again, as a loop that
+has other work would; the wait is part of what a hand-off costs. Batches are prepared beforehand and compared whole:
+what is timed beside the ring is one pass of Python a batch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+import time
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from portask.contracts import BatchRing, SharedRing
+from portask.errors import RingClosed, RingEmpty, RingFull
+from portask.registry import Entry
+from portask_lab.workloads import Measurement, NotForThis, Params, WrongResult
+from portask_lab.workloads.ring.one_thread import BATCH, Records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from portask_lab.corpora import Corpus
+
+SPARE = 0.000_05
+"""Seconds that a side sleeps when it met a full or empty ring 100 times in a row."""
+PATIENCE = 10.0
+"""Seconds without a record after which a hand-off counts as lost."""
+
+
+def _yield_slice(misses: int) -> None:
+    if misses:
+        time.sleep(SPARE if misses > 100 else 0)
+
+
+class Patience:
+    """Yields the slice of a consumer that found nothing; says when it should give up."""
+
+    def __init__(self) -> None:
+        self.misses = 0
+        self.since = 0.0
+
+    def found(self) -> None:
+        """There was something."""
+        self.misses = 0
+
+    def is_over(self) -> bool:
+        """Waits a little; ``True`` when nothing came for `PATIENCE` seconds."""
+        self.misses += 1
+        if self.misses == 1:
+            self.since = time.monotonic()
+        _yield_slice(self.misses)
+        return self.misses % 1000 == 0 and time.monotonic() - self.since > PATIENCE
+
+
+class Traffic:
+    """The records of a hand-off, over and over, one at a time or in batches."""
+
+    def __init__(self, records: list[bytes], batched: bool) -> None:
+        self.batched = batched
+        self.records = records
+        if batched:
+            self.groups = [records[at : at + BATCH] for at in range(0, len(records) - BATCH + 1, BATCH)]
+            self.records = [record for group in self.groups for record in group]
+            self.ahead = [*self.records, *self.groups[0]]  # so that a batch across the end is one slice too
+
+    def produce(self, ring: Any, total: int) -> None:
+        """Puts ``total`` records."""
+        (self._produce_batches if self.batched else self._produce_singles)(ring, total)
+
+    def consume(self, ring: Any, total: int) -> tuple[int, int]:
+        """Takes ``total`` records and checks each; returns how many came and how many were not as sent."""
+        return (self._consume_batches if self.batched else self._consume_singles)(ring, total)
+
+    def _produce_singles(self, ring: Any, total: int) -> None:
+        put = ring.put
+        for record, _ in zip(cycle(self.records), range(total), strict=False):
+            misses = 0
+            while True:
+                try:
+                    put(record)
+                    break
+                except RingFull:
+                    misses += 1
+                    _yield_slice(misses)
+
+    def _produce_batches(self, ring: Any, total: int) -> None:
+        put_many = ring.put_many
+        for group, _ in zip(cycle(self.groups), range(total // BATCH), strict=False):
+            rest: Sequence[bytes] = group
+            misses = 0
+            while (took := put_many(rest)) < len(rest):
+                rest = rest[took:]
+                misses = 0 if took else misses + 1
+                _yield_slice(misses)
+
+    def _consume_singles(self, ring: Any, total: int) -> tuple[int, int]:
+        get, records = ring.get, self.records
+        got = wrong = 0
+        count = len(records)
+        patience = Patience()
+        while got < total:
+            try:
+                wrong += get() != records[got % count]
+            except RingEmpty:
+                if patience.is_over():
+                    break
+            except RingClosed:
+                break
+            else:
+                got += 1
+                patience.found()
+        return got, wrong
+
+    def _consume_batches(self, ring: Any, total: int) -> tuple[int, int]:
+        get_many, groups, ahead = ring.get_many, self.groups, self.ahead
+        got = wrong = 0
+        count = len(self.records)
+        patience = Patience()
+        while got < total:
+            try:
+                found = get_many(BATCH)
+            except RingClosed:
+                break
+            if not found:
+                if patience.is_over():
+                    break
+                continue
+            at = got % count
+            expected = (
+                ahead[at : at + len(found)] if at % BATCH or len(found) < BATCH else groups[at // BATCH]
+            )
+            if found != expected:
+                wrong += sum(map(bytes.__ne__, found, expected))
+            got += len(found)
+            patience.found()
+        return got, wrong
+
+
+class Handoff(Records):
+    """A producer and a consumer, in two threads (param ``between=threads``) or processes, at full speed.
+
+    Batched where the ring can and param ``batch`` is above 1.
+    """
+
+    def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:
+        super().__init__(entry, corpus, params, seed)
+        batched = int(params.get("batch") or 1) > 1
+        between = str(params["between"])
+        self.problem = ""
+        if batched and not isinstance(self.ring, BatchRing):
+            self.close()
+            raise NotForThis(f"{entry.label} moves one record a call")
+        if between == "processes" and not isinstance(self.ring, SharedRing):
+            self.close()
+            raise NotForThis(f"{entry.label} cannot be opened from another process")
+        if batched and len(self.records) < BATCH:
+            self.close()
+            raise NotForThis(f"{corpus.name} has fewer than {BATCH} messages that the ring takes")
+        self.traffic = Traffic(self.records, batched)
+        self.handoff: Callable[[int], float] = self._threads if between == "threads" else self._processes
+
+    def measure(self, seconds: float) -> Measurement:
+        """Grows the number of records until a hand-off takes its share of the time, then takes the samples."""
+        total = 32 * BATCH
+        took = self.handoff(total)
+        while took < seconds / 16 and total < 1 << 24 and not self.problem:
+            total *= 4
+            took = self.handoff(total)
+        values: list[float] = []
+        until = time.monotonic() + seconds
+        while not self.problem and (len(values) < 2 or time.monotonic() < until):
+            values.append(total / self.handoff(total))
+        return Measurement({"rate": values})
+
+    def verify(self) -> None:
+        """Raises what the consumers found."""
+        if self.problem:
+            raise WrongResult(self.problem)
+
+    def _judge(self, got: int, wrong: int, total: int) -> None:
+        if got != total or wrong:
+            self.problem = (
+                f"of {total:,} records handed over {got:,} arrived, {wrong:,} of them altered or out of order"
+            )
+
+    def _threads(self, total: int) -> float:
+        ready = threading.Barrier(2)
+
+        def produce() -> None:
+            ready.wait(PATIENCE)
+            self.traffic.produce(self.ring, total)
+
+        producer = threading.Thread(target=produce, daemon=True)
+        producer.start()
+        ready.wait(PATIENCE)
+        start = time.perf_counter()
+        got, wrong = self.traffic.consume(self.ring, total)
+        took = time.perf_counter() - start
+        producer.join(PATIENCE)
+        self._judge(got, wrong, total)
+        return took
+
+    def _processes(self, total: int) -> float:
+        with OtherProcess(self.ring, self.traffic.produce, total) as start:
+            start()
+            began = time.perf_counter()
+            got, wrong = self.traffic.consume(self.ring, total)
+            took = time.perf_counter() - began
+        self._judge(got, wrong, total)
+        return took
+
+
+class OtherProcess:
+    """A child that attaches to the ring, says that it is ready, waits for the start, and does its side of the work.
+
+    Leaving waits for its end.
+    """
+
+    def __init__(self, ring: Any, work: Callable[..., None], *details: Any) -> None:
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.ours, self.theirs = context.Pipe()
+        self.child = context.Process(
+            target=_do_there, args=(self.theirs, type(ring), ring.name, work, *details)
+        )
+
+    def __enter__(self) -> Callable[[], None]:
+        self.child.start()
+        if not self.ours.poll(PATIENCE):
+            self.__exit__()
+            raise WrongResult(f"the other process did not attach within {PATIENCE:.0f} s")
+        self.ours.recv()
+        return lambda: self.ours.send(None)
+
+    def __exit__(self, *_: object) -> None:
+        self.child.join(PATIENCE)
+        if self.child.is_alive():
+            self.child.kill()
+            self.child.join()
+        self.ours.close()
+        self.theirs.close()
+
+
+def _do_there(pipe: Any, kind: Any, name: str, work: Callable[..., None], *details: Any) -> None:
+    ring = kind.attach(name)
+    pipe.send(None)
+    pipe.recv()
+    work(ring, *details)
+    pipe.close()
