@@ -20,7 +20,7 @@ _SMALLEST = (
     24  # portask.cli.bench.payloads.SMALLEST; imported, it would cost help and wrong usage half a second
 )
 _MOST_PRODUCERS = 1024
-_MESSAGES = 500_000
+_MESSAGES = 1_000_000
 _LATENCY_SECONDS = 10.0
 _PATIENCE = 5.0
 
@@ -56,7 +56,7 @@ def _options(*names: str) -> Callable[[Function], Function]:
     """The shared options of these names, in the order of the table."""
     table: dict[str, Callable[..., Any]] = {
         "messages": click.option(
-            "--messages", type=click.IntRange(1), help="How many, over all producers.  [default: 500000]"
+            "--messages", type=click.IntRange(1), help="How many, over all producers.  [default: 1000000]"
         ),
         "duration": click.option(
             "--duration", callback=parse_duration, help="How long instead, e.g. 30s, 1.5m."
@@ -79,7 +79,7 @@ def _options(*names: str) -> Callable[[Function], Function]:
         "batch": click.option(
             "--batch",
             type=click.IntRange(1),
-            default=100,
+            default=1000,
             show_default=True,
             help="Messages of one publish_many, whose acks are waited for; 1 publishes one at a time.",
         ),
@@ -152,7 +152,7 @@ def pub(**given: Any) -> int:
     """Publish to TOPIC; the rate is counted at the acks.
 
     \b
-    portask bench pub --messages 1000000 --batch 1000
+    portask bench pub --messages 5000000 --size 64 --batch 10000
     portask bench pub --batch 1 --linger 5ms --producers 4 --processes 2
     """
     return _run("pub", given, processes=1)

@@ -40,11 +40,8 @@ class Subscriber:
             PortaskError: the broker refused it.
         """
         load = self._load
-        self._subscription = await self.client.subscribe(
-            load.topic,
-            load.since or load.start,
-            group=load.group,  # type: ignore[arg-type]
-        )
+        start = load.since or load.start
+        self._subscription = await self.client.subscribe(load.topic, start, group=load.group)
 
     async def run(self, window: tuple[int, int]) -> None:
         """Receives until it is cancelled. ``window`` is that of an open loop: what is due in it is timed.

@@ -19,7 +19,9 @@ from portask.measuring.histogram import Histogram
 from portask.measuring.openloop import LATE_SHARED_NS, WARM_UP, judge
 
 BUSY = 0.9
-"""A process that worked for this share of the window, or waited for a core, made the figures, not the broker."""
+"""A process that worked for more than this share of the window made the figures, not the broker."""
+CROWDED = 0.1
+"""One that waited for a core for more than this share was on a machine with too much to do."""
 SHORT = 0.5
 """Seconds of a window below which a rate is more chance than measure."""
 
@@ -145,10 +147,10 @@ def rate(counts: Sequence[Series], window: tuple[float, float], size: Sequence[S
     begin, end = window
     seconds = max(end - begin, 1) / 1e9
     each = [(at(one, end) - at(one, begin)) / seconds for one in counts]
+    sized = counts if isinstance(size, int) else size
+    volume = sum(at(one, end) - at(one, begin) for one in sized) / seconds
     if isinstance(size, int):
-        volume = sum(each) * size
-    else:
-        volume = sum(at(one, end) - at(one, begin) for one in size) / seconds
+        volume *= size
     return Rate(sum(one.values[-1] for one in counts if one.values), seconds, sum(each), volume, each)
 
 

@@ -55,7 +55,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0
     schedule: str = "constant"
     partitions: int = 1
-    start: str | int = "latest"
+    start: Literal["earliest", "latest"] | int = "latest"
     since: datetime | None = None
     group: str = ""
     codec: str = ""

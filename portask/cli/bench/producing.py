@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from time import monotonic_ns
 
@@ -13,7 +14,6 @@ from portask.measuring import schedule
 from portask.measuring.openloop import LATE_SHARED_NS, MARGIN_NS, WARM_UP
 
 _AT_ONCE = 32  # messages that are due and sent before the event loop gets its turn
-_NAP = 0.1  # seconds between looks at whether to go on
 
 
 class Producer:
@@ -23,14 +23,14 @@ class Producer:
         client: Its connection.
         acked: Messages that were acknowledged.
         last: When the last of them was, ns.
-        halted: Whether nothing more is to be published.
+        halt: Set as soon as nothing more is to be published.
     """
 
     def __init__(self, load: Load, number: int, client: Client) -> None:
         self.client = client
         self.acked = 0
         self.last = 0
-        self.halted = False
+        self.halt = asyncio.Event()
         self._load = load
         self._number = number
         self._source = Source(load.run, number, load.size, load.partitions)
@@ -67,10 +67,10 @@ class Producer:
         end = start + round(load.seconds * 1e9) if load.seconds is not None else None
         gap = load.batch * load.producers * 1e9 / load.rate if load.rate else 0
         made = turns = 0
-        while not self.halted and (target is None or made < target):
+        while target is None or made < target:
             if gap:
-                await self._sleep(start + round((turns + self._number / load.producers) * gap))
-            if self.halted or (end is not None and monotonic_ns() >= end):
+                await _rest(start + round((turns + self._number / load.producers) * gap), self.halt)
+            if self.halt.is_set() or (end is not None and monotonic_ns() >= end):
                 break
             count = load.batch if target is None else min(load.batch, target - made)
             if load.batch == 1:
@@ -84,11 +84,6 @@ class Producer:
             turns += 1
         while self._pending:
             await self._settle()
-
-    async def _sleep(self, until: int) -> None:
-        """Until a moment, or until it is halted."""
-        while not self.halted and (left := until - monotonic_ns()) > 0:
-            await asyncio.sleep(min(left / 1e9, _NAP))
 
     async def _one(self) -> None:
         """One message in its own turn of the event loop: what it shares a batch with is the linger's to decide."""
@@ -131,6 +126,15 @@ class Producer:
             await self._settle()
 
 
+async def _rest(until: int, halt: asyncio.Event) -> None:
+    """Sleeps until a moment, ns, or until ``halt`` is set."""
+    left = until - monotonic_ns()
+    if left > 0:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left / 1e9):
+                await halt.wait()
+
+
 def window(load: Load, start: int) -> tuple[int, int]:
     """The moments, ns, between which messages of an open loop count: without the warm-up, and to the schedule's end."""
     seconds = load.seconds or 0
@@ -149,16 +153,19 @@ async def open_loop(task: Task, producers: list[Producer], start: int, timing: T
     shift = round(task.place / load.rate * 1e9) if load.schedule == "constant" else 0
     begin, _ = window(load, start)
     base = start + shift
+    halt = producers[0].halt
     for number, at in enumerate(times):
         due = base + at
         if (now := monotonic_ns()) >= due and not number % _AT_ONCE:
             await asyncio.sleep(0)
             now = monotonic_ns()
-        while now < due and not producers[0].halted:
-            idle = due - now - MARGIN_NS
-            await asyncio.sleep(min(idle / 1e9, _NAP) if idle > 0 else 0)
+        while now < due and not halt.is_set():
+            if due - now > MARGIN_NS:
+                await _rest(due - MARGIN_NS, halt)
+            else:
+                await asyncio.sleep(0)
             now = monotonic_ns()
-        if producers[0].halted:
+        if halt.is_set():
             break
         if due >= begin:
             late = now - due

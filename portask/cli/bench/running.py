@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from typing import TYPE_CHECKING
+import sys
 
 import msgspec
 
@@ -14,14 +14,11 @@ from portask.cli.bench.conductor import Conductor, Outcome
 from portask.cli.bench.orders import Load, Task
 from portask.cli.bench.progress import Line
 from portask.cli.bench.summary import Setting, Summary, show, summarize
-from portask.cli.output import print_json
+from portask.cli.output import is_terminal, print_json
 from portask.client import Client, connect
 from portask.config.fingerprint import fingerprint
 from portask.config.settings import DEFAULT_URL
 from portask.errors import ConfigError, PortaskError
-
-if TYPE_CHECKING:
-    from portask.wire.control import Welcome
 
 
 async def run(
@@ -52,7 +49,7 @@ async def run(
     logging.getLogger("portask").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
     async with connect(load.url, reconnect=False) as client:
         load = await _prepared(client, load, partitions)
-        setting = _setting(load, client, processes)
+        setting = await _setting(load, client, processes)
         before = await _next_offsets(client, load)
     line = Line(load, wanted=progress)
     try:
@@ -71,7 +68,9 @@ async def run(
     if outcome.failure is not None:
         raise outcome.failure
     if summary.problems:
-        raise PortaskError(summary.problems[0])
+        if not as_json and is_terminal() and sys.stderr.isatty():
+            return 1  # the user has just read it
+        raise PortaskError("; ".join(summary.problems))
     return 130 if outcome.interrupted else 0
 
 
@@ -158,13 +157,15 @@ def deal(load: Load, processes: int) -> list[Task]:
     ]
 
 
-def _setting(load: Load, client: Client, processes: int) -> Setting:
-    welcome: Welcome = client.broker
+async def _setting(load: Load, client: Client, processes: int) -> Setting:
+    described = await client.describe("")
     here = fingerprint()
     return Setting(
         command=command_line(load, processes),
-        broker=welcome.broker,
-        durability=welcome.durability,
+        broker=described.broker,
+        durability=described.durability,
+        server=described.settings.get("server", ""),
+        storage=described.settings.get("storage", ""),
         address=client.address,
         client=portask.__version__,
         codec=load.codec,

@@ -22,6 +22,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         command: The command line that does it again.
         broker: Name and version, as the broker says.
         durability: What its acks mean, likewise.
+        server: Variant that moves its bytes, likewise; empty if it does not say.
+        storage: Likewise.
         address: ``host:port``.
         client: Version of this program.
         codec: That batches were written with.
@@ -35,6 +37,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     broker: str
     durability: str
+    server: str
+    storage: str
     address: str
     client: str
     codec: str
@@ -217,19 +221,19 @@ def _remark(found: Summary, seconds: float) -> None:
         reached = found.published.messages_per_second / load.rate
         if reached < 0.99:
             found.notes.append(f"only {reached:.1%} of the rate of {load.rate:,g} msg/s was reached")
-    if load.kind == "latency":
-        return  # they spin; what matters is whether they were late
-    for each in found.cpu:
-        if each.busy > figures.BUSY:
-            found.notes.append(
-                f"process {each.process} ({each.does}) used {each.busy:.0%} of its core: this is the client's limit, "
-                f"not the broker's; spread the load with --processes"
-            )
-        elif each.busy + (each.waited or 0) > figures.BUSY:
-            found.notes.append(
-                f"process {each.process} ({each.does}) waited {each.waited:.0%} of the time for a core: the "
-                f"{found.setting.cores} cores of this machine are the limit, not the broker"
-            )
+    if load.kind != "latency":  # there they spin, and what decides is whether they were late
+        for each in found.cpu:
+            if each.busy > figures.BUSY:
+                found.notes.append(
+                    f"process {each.process} ({each.does}) used {each.busy:.0%} of its core: this is the limit of the "
+                    "client, not of the broker; spread the load over more --processes"
+                )
+    waited = max((each.waited or 0 for each in found.cpu), default=0)
+    if waited > figures.CROWDED:
+        found.notes.append(
+            f"the clients waited {waited:.0%} of the time for a core: the {found.setting.cores} cores here have too much "
+            "to do, and the figures show it"
+        )
 
 
 # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,7 +244,9 @@ def show(found: Summary) -> None:
     setting, load = found.setting, found.load
     click.echo(setting.command)
     click.echo()
-    _line("broker", f"{setting.broker} at {setting.address}, durability {setting.durability}")
+    parts = {"server": setting.server, "storage": setting.storage, "durability": setting.durability}
+    made = "".join(f", {name} {what}" for name, what in parts.items() if what)
+    _line("broker", f"{setting.broker} at {setting.address}{made}")
     _line("client", f"portask {setting.client}, codec {setting.codec}, compression {setting.compression}")
     cores = f"{setting.cores} core{'s' if setting.cores > 1 else ''}"
     _line("machine", f"{cores}, {setting.cpu_model}; {setting.python}, {setting.kernel}")
@@ -324,7 +330,8 @@ def _show_latency(latency: Latency, load: Load) -> None:
     share = latency.late / latency.sends if latency.sends else 0
     _line(
         "schedule",
-        f"{load.schedule}, {load.rate:,g} msg/s; {share:.1%} of the sends over 10 ms late, the worst {_time(latency.worst_us)}",
+        f"{load.schedule}, {load.rate:,g} msg/s; {share:.1%} of the sends over 10 ms late, "
+        f"the worst {_time(latency.worst_us)}",
     )
 
 
@@ -333,7 +340,7 @@ def _time(us: float) -> str:
 
 
 def _show_words(found: Summary) -> None:
-    click.echo(f"The first {WARM_UP:.0%} of the time are warm-up, and in no rate or latency.")
+    click.echo(f"The first {WARM_UP:.0%} of the time is warm-up: it is in no rate or latency.")
     if found.interrupted:
         click.echo("Interrupted: these are the figures up to then.")
     for note in found.notes:

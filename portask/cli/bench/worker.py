@@ -51,7 +51,7 @@ class Boss:
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
-        self._decoder = msgspec.json.Decoder(Order)
+        self._decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 
     async def task(self) -> Task:
         """The first thing that it says."""
@@ -189,7 +189,7 @@ class Work:
         while not isinstance(order := await self.boss.order(), Stop):
             if isinstance(order, Halt):
                 for producer in self.producers:
-                    producer.halted = True
+                    producer.halt.set()
 
     async def _tell(self, producing: asyncio.Task[None]) -> None:
         """Progress, now and then, and as soon as all is published."""
@@ -260,7 +260,7 @@ async def _work() -> None:
     async with AsyncExitStack() as stack:
         try:
             await work.run(stack)
-        except* Exception as errors:
+        except* Exception as errors:  # noqa: BLE001 - told to the conductor, who says it
             failure = _failure(_first(errors))
         boss.say(work.report(failure))  # before the goodbyes: a broker that is gone makes them long
         with contextlib.suppress(PortaskError):
