@@ -59,7 +59,10 @@ def _options(*names: str) -> Callable[[Function], Function]:
             "--messages", type=click.IntRange(1), help="How many, over all producers.  [default: 1000000]"
         ),
         "duration": click.option(
-            "--duration", callback=parse_duration, help="How long instead, e.g. 30s, 1.5m."
+            "--duration",
+            metavar="TIME",
+            callback=parse_duration,
+            help="For how long instead, e.g. 30s, 1.5m.",
         ),
         "size": click.option(
             "--size",
@@ -91,7 +94,10 @@ def _options(*names: str) -> Callable[[Function], Function]:
             help="With --batch 1: messages of a producer that may wait for their acks.",
         ),
         "linger": click.option(
-            "--linger", callback=parse_duration, help="How long a message may wait for others, e.g. 5ms."
+            "--linger",
+            metavar="TIME",
+            callback=parse_duration,
+            help="How long a message may wait for others, e.g. 5ms.",
         ),
         "rate": click.option(
             "--rate",
@@ -145,7 +151,7 @@ _PUBLISHING = ("messages", "duration", "size", "filler", "batch", "in_flight", "
 _MADE = ("processes", "partitions", "codec", "compression")
 
 
-@bench.command()
+@bench.command(short_help="Publish; the rate is counted at the acks.")
 @click.argument("topic", required=False)
 @_options(*_PUBLISHING, *_MADE)
 def pub(**given: Any) -> int:
@@ -158,12 +164,14 @@ def pub(**given: Any) -> int:
     return _run("pub", given, processes=1)
 
 
-@bench.command()
+@bench.command(short_help="Receive what `bench pub` publishes.")
 @click.argument("topic", metavar="FILTER")
 @click.option(
     "--messages", type=click.IntRange(1), help="Stop after so many: each subscriber's, or the group's."
 )
-@click.option("--duration", callback=parse_duration, help="Stop so long after the first, e.g. 30s.")
+@click.option(
+    "--duration", metavar="TIME", callback=parse_duration, help="Stop so long after the first, e.g. 30s."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -190,7 +198,7 @@ def sub(**given: Any) -> int:
     return _run("sub", given, processes=1)
 
 
-@bench.command()
+@bench.command(short_help="Publish and receive at once.")
 @click.argument("topic", required=False)
 @_options(*_PUBLISHING, "subscribers", "group", *_MADE)
 def both(**given: Any) -> int:
@@ -206,7 +214,7 @@ def both(**given: Any) -> int:
     return _run("both", given, processes=2)
 
 
-@bench.command()
+@bench.command(short_help="Measure latency at a given rate.")
 @click.argument("topic", required=False)
 @click.option(
     "--schedule",
@@ -215,7 +223,21 @@ def both(**given: Any) -> int:
     show_default=True,
     help="Sends at even distances, or at random as of many independent senders.",
 )
-@_options("messages", "duration", "size", "filler", "linger", "rate", "producers", "subscribers", *_MADE)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=1000,
+    show_default=True,
+    help="Messages a second over all producers.",
+)
+@click.option(
+    "--duration",
+    metavar="TIME",
+    callback=parse_duration,
+    help="For how long, e.g. 30s, 1.5m.  [default: 10s]",
+)
+@click.option("--messages", type=click.IntRange(1), help="How many instead, over all producers.")
+@_options("size", "filler", "linger", "producers", "subscribers", *_MADE)
 def latency(**given: Any) -> int:
     """Measure how long messages take from producer to subscriber, at a rate that the broker cannot slow down.
 
@@ -272,7 +294,6 @@ def _load(kind: Kind, topic: str, given: dict[str, Any]) -> Load:
     seconds = given["duration"].total_seconds() if given["duration"] is not None else None
     rate = given.get("rate") or 0.0
     if kind == "latency":
-        rate = rate or 1000.0
         seconds = messages / rate if messages is not None else seconds or _LATENCY_SECONDS
         messages = None
     elif kind != "sub" and messages is None and seconds is None:

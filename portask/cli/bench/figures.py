@@ -83,16 +83,16 @@ class Faults(msgspec.Struct):
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Latencies, µs, and how well the schedule was kept.
+    """Latencies, and how well the schedule was kept.
 
     Attributes:
         messages: How many were timed.
-        mean: µs.
-        p50: µs; this and the next three to within 0.8%.
-        p90: µs.
-        p99: µs.
-        p999: µs.
-        max: µs.
+        mean_us: Of them.
+        p50_us: Likewise; this and the next three to within 0.8%.
+        p90_us: Likewise.
+        p99_us: Likewise.
+        p999_us: Likewise.
+        max_us: Likewise.
         sends: Messages that were due within the window.
         late: Those that were sent over 10 ms after their time.
         worst_us: The most by which one was.
@@ -100,12 +100,12 @@ class Latency(msgspec.Struct, frozen=True):
     """
 
     messages: int
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    p999: float
-    max: float
+    mean_us: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    p999_us: float
+    max_us: float
     sends: int
     late: int
     worst_us: float
@@ -145,13 +145,16 @@ def rate(counts: Sequence[Series], window: tuple[float, float], size: Sequence[S
         size: Bytes over time, or of each message.
     """
     begin, end = window
-    seconds = max(end - begin, 1) / 1e9
+    seconds = max(0.0, end - begin) / 1e9
+    total = sum(one.values[-1] for one in counts if one.values)
+    if not seconds:
+        return Rate(total, 0.0, 0.0, 0.0, [0.0 for _ in counts])
     each = [(at(one, end) - at(one, begin)) / seconds for one in counts]
     sized = counts if isinstance(size, int) else size
     volume = sum(at(one, end) - at(one, begin) for one in sized) / seconds
     if isinstance(size, int):
         volume *= size
-    return Rate(sum(one.values[-1] for one in counts if one.values), seconds, sum(each), volume, each)
+    return Rate(total, seconds, sum(each), volume, each)
 
 
 def cpu(tasks: Sequence[Task], reports: Sequence[Report | None], window: tuple[float, float]) -> list[Cpu]:

@@ -42,7 +42,8 @@ def new_run(*, text: bool) -> int:
 
 def distinct(size: int) -> int:
     """How many fillers a run has for payloads of ``size`` bytes: 1,024, fewer above 8 KiB. A power of two."""
-    return max(2, 1 << min(_DISTINCT, _TABLE_BYTES // max(size, 1)).bit_length() - 1)
+    fitting = max(2, min(_DISTINCT, _TABLE_BYTES // size))
+    return 1 << fitting.bit_length() - 1
 
 
 def filler(run: int, number: int, size: int) -> bytes:

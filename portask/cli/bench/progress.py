@@ -28,21 +28,27 @@ class Line:
         self._next = 0.0
         self._first = 0.0
 
+    def begin(self, processes: int) -> None:
+        """Says why nothing is to be seen yet."""
+        if self._on:
+            self._write(f"starting {processes} process{'es' if processes > 1 else ''}")
+
     def __call__(self, start: int, now: int, found: list[Progress]) -> None:
         """Shows what the processes did by ``now``; at most five times a second."""
         clock = time.monotonic()
         if self._on and clock >= self._next and now > start:
             self._next = clock + _EVERY
-            width = shutil.get_terminal_size().columns - 1
-            text = self._text((now - start) / 1e9, found)[:width]
-            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
-            sys.stderr.flush()
+            self._write(self._text((now - start) / 1e9, found))
 
     def clear(self) -> None:
         """Takes it away."""
         if self._on:
-            click.echo("\r\x1b[K", nl=False, err=True)
-            sys.stderr.flush()
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        click.echo(f"\r\x1b[K{text[:width]}", nl=False, err=True)
+        sys.stderr.flush()
 
     def _text(self, seconds: float, found: list[Progress]) -> str:
         load = self._load

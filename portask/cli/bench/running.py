@@ -18,7 +18,7 @@ from portask.cli.output import is_terminal, print_json
 from portask.client import Client, connect
 from portask.config.fingerprint import fingerprint
 from portask.config.settings import DEFAULT_URL
-from portask.errors import ConfigError, PortaskError
+from portask.errors import ConfigError, NotPermitted, PortaskError
 
 
 async def run(
@@ -49,16 +49,17 @@ async def run(
     logging.getLogger("portask").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
     async with connect(load.url, reconnect=False) as client:
         load = await _prepared(client, load, partitions)
-        setting = await _setting(load, client, processes)
+        setting = await _setting(client, load, command_line(load, processes, waits))
         before = await _next_offsets(client, load)
     line = Line(load, wanted=progress)
+    line.begin(processes)
     try:
         outcome = await Conductor(load, deal(load, processes), line, patience=patience, waits=waits).run()
     finally:
         line.clear()
-    if not outcome.start:  # not one message was sent
-        raise outcome.failure or PortaskError("the processes that make load ended before they began")
     summary = summarize(setting, load, outcome)
+    if outcome.failure is not None and not summary.counted:  # there is nothing to show
+        raise outcome.failure
     if load.kind == "pub" and outcome.failure is None:
         await _count_again(load, outcome, summary, before)
     if as_json:
@@ -88,7 +89,12 @@ async def _prepared(client: Client, load: Load, partitions: int) -> Load:
     )
     if load.kind == "sub":
         return load
-    found = await client.create_topic(load.topic, partitions)
+    try:
+        found = await client.create_topic(load.topic, partitions)
+    except NotPermitted as error:
+        if partitions:
+            raise  # they may be too many
+        raise NotPermitted(f"{error}; name one that it has: `portask topics` lists them") from error
     if partitions and found != partitions:
         raise PortaskError(
             f"{load.topic} has {found} partition{'s' if found > 1 else ''}, not {partitions}: name another topic, "
@@ -157,11 +163,11 @@ def deal(load: Load, processes: int) -> list[Task]:
     ]
 
 
-async def _setting(load: Load, client: Client, processes: int) -> Setting:
+async def _setting(client: Client, load: Load, command: str) -> Setting:
     described = await client.describe("")
     here = fingerprint()
     return Setting(
-        command=command_line(load, processes),
+        command=command,
         broker=described.broker,
         durability=described.durability,
         server=described.settings.get("server", ""),
@@ -177,7 +183,7 @@ async def _setting(load: Load, client: Client, processes: int) -> Setting:
     )
 
 
-def command_line(load: Load, processes: int) -> str:
+def command_line(load: Load, processes: int, waits: float | None) -> str:
     """The command that does the same again, defaults spelt out."""
     words: list[tuple[str, object]] = []
     if load.messages is not None:
@@ -203,6 +209,8 @@ def command_line(load: Load, processes: int) -> str:
         words.append(("subscribers", load.subscribers))
     if load.group:
         words.append(("group", load.group))
+    if waits is not None:
+        words.append(("timeout", f"{waits:g}"))
     words.append(("processes", processes))
     if load.kind != "sub":
         words += [("partitions", load.partitions), ("codec", load.codec), ("compression", load.compression)]

@@ -105,6 +105,11 @@ class Summary(msgspec.Struct, kw_only=True):
     latency: Latency | None = None
     cpu: list[Cpu] = []
 
+    @property
+    def counted(self) -> bool:
+        """Whether any message was."""
+        return any(rate is not None and rate.messages for rate in (self.published, self.received))
+
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         found: dict[str, Any] = msgspec.to_builtins(self)
@@ -123,7 +128,8 @@ def summarize(setting: Setting, load: Load, outcome: Outcome) -> Summary:
         windows.append(_received(found, outcome, reports))
     if load.kind == "latency":
         found.latency = figures.latency(load, [report.timing for report in reports])
-        if found.latency.invalid:
+        early = not found.latency.sends and (found.interrupted or found.failure)
+        if found.latency.invalid and not early:
             found.problems.append(f"the run is invalid: {found.latency.invalid}")
     begin, end = min(window[0] for window in windows), max(window[1] for window in windows)
     if end > begin:
@@ -231,8 +237,8 @@ def _remark(found: Summary, seconds: float) -> None:
     waited = max((each.waited or 0 for each in found.cpu), default=0)
     if waited > figures.CROWDED:
         found.notes.append(
-            f"the clients waited {waited:.0%} of the time for a core: the {found.setting.cores} cores here have too much "
-            "to do, and the figures show it"
+            f"the clients waited {waited:.0%} of the time for a core: the {found.setting.cores} cores here have too "
+            "much to do, and the figures show it"
         )
 
 
@@ -253,7 +259,9 @@ def show(found: Summary) -> None:
     click.echo()
     if found.published is not None:
         _show_rate("published", found.published, "acknowledged", 1)
-    if found.received is not None and found.faults is not None:
+    if found.received is not None and not found.received.messages:
+        _line("received", "nothing")
+    elif found.received is not None and found.faults is not None:
         wrong = ", ".join(found.faults.words())
         proof = (
             click.style(wrong.upper(), fg="red", bold=True)
@@ -315,14 +323,20 @@ def _show_batches(found: Summary) -> None:
 
 
 def _show_latency(latency: Latency, load: Load) -> None:
+    if not latency.messages:
+        _line(
+            "latency",
+            f"nothing to tell: no message came after the warm-up of {WARM_UP * (load.seconds or 0):g} s",
+        )
+        return
     shown = "  ".join(
         f"{name} {_time(value)}"
         for name, value in (
-            ("p50", latency.p50),
-            ("p90", latency.p90),
-            ("p99", latency.p99),
-            ("p99.9", latency.p999),
-            ("max", latency.max),
+            ("p50", latency.p50_us),
+            ("p90", latency.p90_us),
+            ("p99", latency.p99_us),
+            ("p99.9", latency.p999_us),
+            ("max", latency.max_us),
         )
     )
     _line("latency", f"{click.style(shown, bold=True)}  of {latency.messages:,} messages")
@@ -343,6 +357,12 @@ def _show_words(found: Summary) -> None:
     click.echo(f"The first {WARM_UP:.0%} of the time is warm-up: it is in no rate or latency.")
     if found.interrupted:
         click.echo("Interrupted: these are the figures up to then.")
+    if found.failure:
+        click.secho(
+            f"Broke off: {found.failure}. These are the figures up to then; what was under way is not accounted for.",
+            fg="red",
+            bold=True,
+        )
     for note in found.notes:
         click.secho(f"Note: {note}.", fg="yellow")
     for problem in found.problems:
