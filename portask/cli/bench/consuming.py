@@ -24,7 +24,7 @@ class Subscriber:
 
     def __init__(self, load: Load, number: int, client: Client) -> None:
         self.client = client
-        self.ledger = Ledger(None if load.kind == "sub" else load.run)
+        self.ledger = Ledger() if load.kind == "sub" else Ledger(load.run, load.size)
         self.first = 0
         self.last = 0
         self.latencies = Histogram(LATENCY_BITS)

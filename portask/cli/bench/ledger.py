@@ -132,6 +132,7 @@ class Ledger:
 
     Args:
         run: The only run whose messages are expected; ``None`` takes those of any.
+        size: Bytes that each of their payloads must have; 0 for any.
 
     Attributes:
         messages: Messages that were as they must be, repeated ones included.
@@ -141,13 +142,14 @@ class Ledger:
         batches: How many messages each delivered batch had → how often.
     """
 
-    def __init__(self, run: int | None = None) -> None:
+    def __init__(self, run: int | None = None, size: int = 0) -> None:
         self.messages = 0
         self.bytes = 0
         self.altered = 0
         self.foreign = 0
         self.batches: Counter[int] = Counter()
         self._run = run
+        self._size = size
         self._runs: set[int] = set() if run is None else {run}
         self._tables: dict[tuple[int, int], list[bytes]] = {}
         self._seen: defaultdict[tuple[str, int, int], Seen] = defaultdict(Seen)
@@ -158,7 +160,11 @@ class Ledger:
         count = len(payloads)
         self.batches[count] += 1
         size = len(payloads[0])
-        if size >= SMALLEST and (count == 1 or set(map(len, payloads)) == {size}):
+        if (
+            size >= SMALLEST
+            and size == (self._size or size)
+            and (count == 1 or set(map(len, payloads)) == {size})
+        ):
             columns = unpack(f"<{2 * count}Q", b"".join([payload[:HEAD] for payload in payloads]))
             words = columns[::2]
             run = words[0] >> RUN_SHIFT
@@ -221,7 +227,9 @@ class Ledger:
             run = word >> RUN_SHIFT
             if size < HEAD or not self._knows(run, payload):
                 self.foreign += 1
-            elif payload[HEAD:] != filler(run, word & distinct(size) - 1, size):
+            elif size != (self._size or size) or payload[HEAD:] != filler(
+                run, word & distinct(size) - 1, size
+            ):
                 self.altered += 1
             else:
                 self._enter(batch, (word,))

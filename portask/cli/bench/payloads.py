@@ -54,7 +54,9 @@ def filler(run: int, number: int, size: int) -> bytes:
         number: The message's sequence number, modulo `distinct`.
         size: Of the payload, bytes.
     """
-    chance = random.Random(run << 20 | number)
+    chance = random.Random(
+        (run << 20 | number) << 32 | size
+    )  # the size too: no filler begins as another does
     length = size - HEAD
     return _records(chance, length) if run & 1 else chance.randbytes(length)
 
