@@ -29,7 +29,14 @@ from portask.client.codecs import as_message
 from portask.client.members import GroupSubscription
 from portask.client.options import OptionsDict
 from portask.client.positions import Start
-from portask.client.results import Delivered, DeliveredBatch, OffsetRange, PublishManyResult, Receipt
+from portask.client.results import (
+    Delivered,
+    DeliveredBatch,
+    OffsetRange,
+    Published,
+    PublishManyResult,
+    Receipt,
+)
 from portask.client.thread import LoopThread
 from portask.config.settings import DEFAULT_URL
 from portask.errors import PortaskError, RequestTimeout
@@ -407,6 +414,11 @@ class Client:
     def buffered(self) -> int:
         """Bytes that wait to be sent or acknowledged."""
         return self._client.buffered
+
+    @property
+    def published(self) -> Published:
+        """Batches that were formed so far, messages in them, and their bytes; those under way included."""
+        return self._client.published
 
     def drain(self) -> None:
         """Finishes what is under way and disconnects; what arrived can still be iterated; then `close`."""

@@ -32,6 +32,7 @@ COMMANDS = {
     "topics": ("portask.cli.topics:topics", "List the topics of a broker."),
     "groups": ("portask.cli.groups:groups", "List consumer groups, or drop one."),
     "ping": ("portask.cli.ping:ping", "Measure round trips to a broker."),
+    "bench": ("portask.cli.bench.commands:bench", "Measure a broker under load."),
     "log": ("portask.cli.log:log", "Look at the log in a folder, and repair it."),
     "config": ("portask.cli.config:config", "Check settings, and see where each comes from."),
 }

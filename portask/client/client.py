@@ -30,7 +30,7 @@ from portask.client.positions import Start, parse_start
 from portask.client.producer import Producer
 from portask.client.publisher import Publisher
 from portask.client.requests import Requester
-from portask.client.results import Delivered, DeliveredBatch, PublishManyResult, Receipt
+from portask.client.results import Delivered, DeliveredBatch, Published, PublishManyResult, Receipt
 from portask.client.subscriber import Subscriber
 from portask.client.subscription import Subscription
 from portask.errors import ConfigError, NotConnected, PortaskError
@@ -432,6 +432,11 @@ class Client:
     def buffered(self) -> int:
         """Bytes that wait to be sent or acknowledged; at most ``buffer_bytes``."""
         return self._publisher.budget.used
+
+    @property
+    def published(self) -> Published:
+        """Batches that were formed so far, messages in them, and their bytes; those under way included."""
+        return Published(*self._publisher.shipped)
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -34,6 +34,7 @@ class Publisher:
         encoder: Builds batches; set once the first broker said what it recommends.
         closing: Nothing new is taken; what is there is still sent.
         producer_id: What batches carry beside their numbers; 0 if they carry none.
+        shipped: Batches so far, the messages in them, and their bytes.
     """
 
     encoder: Encoder
@@ -49,6 +50,7 @@ class Publisher:
         self.producer_id = 0
         if options.idempotent:
             self.producer_id = options.producer_id or secrets.randbelow((1 << 64) - 1) + 1
+        self.shipped = [0, 0, 0]
         self._address: Address | None = None
         self._over: PortaskError | None = None
         self._routes: dict[str, Route] = {}
@@ -140,6 +142,10 @@ class Publisher:
         """Puts one batch, already paid for with ``size`` bytes of the budget, in its channel's line."""
         outgoing = Outgoing(data, count, size, settle, self.loop.time() + self.options.request_timeout)
         self._live[outgoing] = None
+        shipped = self.shipped
+        shipped[0] += 1
+        shipped[1] += count
+        shipped[2] += len(data)
         if self._over is not None:
             channel.waiting.append(outgoing)
             channel.fail(self._over)

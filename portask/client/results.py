@@ -116,6 +116,20 @@ class PublishManyResult(msgspec.Struct, frozen=True):
     ranges: list[OffsetRange]
 
 
+class Published(msgspec.Struct, frozen=True):
+    """What a client published so far: what was really formed of the messages that it was given.
+
+    Attributes:
+        batches: How many, each once, however often it was sent.
+        messages: In them.
+        bytes: Of them, as they travel: encoded, and compressed where that was worth it.
+    """
+
+    batches: int
+    messages: int
+    bytes: int
+
+
 class Delivered(Leased, msgspec.Struct, frozen=True, gc=False):
     """One message as it arrived. `Leased.ack` and its like are for members of groups.
 

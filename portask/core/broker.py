@@ -66,6 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         partitions: For topics by name, instead of the default.
         retention: By topic name; the empty name is the default.
         clients: Codec and compression that clients without a choice of their own should use; empty for none.
+        settings: What DESCRIBE says of how this broker is made.
     """
 
     name: str = "portask"
@@ -82,6 +83,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     partitions: dict[str, int] = {}
     retention: dict[str, Retention] = {}
     clients: tuple[str, str] = ("", "")
+    settings: dict[str, str] = {}
 
 
 class Broker:

@@ -354,6 +354,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             storage.durability.value,
             len(broker.sessions),
             broker.options.name,
+            broker.options.settings,
             groups=groups,
             duplicates=broker.producers.duplicates,
         )

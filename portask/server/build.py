@@ -9,7 +9,7 @@ from portask import registry
 from portask.config.options import make
 from portask.config.settings import Retention as RetentionSettings
 from portask.config.settings import Settings
-from portask.contracts import Server, Storage
+from portask.contracts import FAMILIES, Server, Storage
 from portask.core.broker import Broker, Options
 from portask.core.retention import Retention
 from portask.server.dead_letters import rewrite
@@ -38,10 +38,13 @@ def build(settings: Settings) -> tuple[Broker, Server]:
 
 def options(settings: Settings) -> Options:
     """The core's options, in its units."""
+    from importlib.metadata import version  # noqa: PLC0415 - not for those who only want the names here
+
     limits, topics = settings.limits, settings.topics
     retention = {"": _retention(topics.retention)}
     retention |= {name: _retention(override.retention) for name, override in topics.named.items()}
     return Options(
+        name=f"portask {version('portask')}",
         max_frame=limits.max_frame_bytes,
         hello_timeout=int(limits.hello_timeout_s * _US),
         keepalive=int(limits.idle_timeout_s * _US),
@@ -54,6 +57,7 @@ def options(settings: Settings) -> Options:
         partitions={name: override.partitions for name, override in topics.named.items()},
         retention={name: policy for name, policy in retention.items() if policy is not None},
         clients=(settings.codec.variant, settings.compression.variant),
+        settings={family: settings.choice(family).variant for family in FAMILIES},
     )
 
 

@@ -29,8 +29,8 @@ from portask.contracts import (
     Storage,
 )
 from portask.errors import PortaskError
+from portask.measuring.histogram import Histogram
 from portask.messages import RecordBatch, TopicPartition
-from portask.storage.histogram import Histogram
 
 _SAMPLE = 7
 """One append in eight is timed: reading the clock twice would cost as much as all the rest."""

@@ -32,13 +32,13 @@ import structlog
 
 from portask.contracts import Compression, Durability, Found, Read
 from portask.errors import StorageError
+from portask.measuring.histogram import Histogram
 from portask.messages import TopicPartition
 from portask.storage import reading, recovery
 from portask.storage.appending import Appending
 from portask.storage.files import Files
 from portask.storage.gathering import gather
 from portask.storage.groups import GroupLog
-from portask.storage.histogram import Histogram
 from portask.storage.lock import FolderLock, claim
 from portask.storage.options import check
 from portask.storage.partition import PartitionLog

@@ -25,8 +25,8 @@ from typing import Any
 import structlog
 
 from portask.errors import StorageError
+from portask.measuring.histogram import Histogram
 from portask.storage.files import Files
-from portask.storage.histogram import Histogram
 
 log = structlog.get_logger("portask.storage")
 

@@ -323,7 +323,17 @@ class GroupInfo(msgspec.Struct):
 
 
 class Described(msgspec.Struct):
-    """DESCRIBE, reply; ``duplicates`` counts the records of retries that were not stored again, since the start."""
+    """DESCRIBE, reply.
+
+    Attributes:
+        topics: Those that match.
+        durability: What a publish ack means, as in `Welcome`.
+        connections: How many there are.
+        broker: Name and version.
+        settings: The variants that it is made of, by family.
+        groups: Those that match.
+        duplicates: Records of retries that were not stored again, since the start.
+    """
 
     topics: list[TopicInfo]
     durability: str

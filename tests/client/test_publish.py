@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from portask.client import Client, OffsetRange, Receipt, connect, partition_of
+from portask.client.results import Published
 from portask.errors import (
     BatchTooLarge,
     BufferExhausted,
@@ -58,15 +59,21 @@ async def test_key_headers_and_timestamp_arrive(broker: RunningBroker) -> None:
 async def test_what_is_published_in_one_iteration_shares_a_batch() -> None:
     def ack(peer: Peer, frame: Frame) -> None:
         sizes.append(batches.parse(frame.body).count)
+        lengths.append(len(frame.body))
         body = control.encode_puback([0])
         peer.connection.send(Opcode.PUBACK, body, frame.correlation, frame.channel)
 
     sizes: list[int] = []
+    lengths: list[int] = []
     async with ScriptedBroker({Opcode.PUBLISH: ack}) as broker, connect(broker.url) as client:
         await client.create_topic("a")
+        assert client.published == Published(0, 0, 0)
         pending = [client.publish_nowait("a", b"x") for _ in range(100)]
         receipts = await asyncio.gather(*pending)
-    assert sizes == [100]
+        assert client.published == Published(1, 100, lengths[0]), "as the broker got it"
+        await client.publish_many("a", [b"y"] * 20)
+        assert client.published == Published(2, 120, sum(lengths))
+    assert sizes == [100, 20]
     assert [receipt.offset for receipt in receipts] == list(range(100))
 
 

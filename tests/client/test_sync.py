@@ -39,6 +39,7 @@ def test_publish_and_iterate(broker: RunningBroker) -> None:
         assert client.publish_many("a.b", (b"%d" % number for number in range(5, 25_000))).count == 24_995
         client.flush()
         assert client.buffered == 0
+        assert client.published.messages == 25_000
         with client.subscribe("a.>", "earliest") as subscription:
             assert subscription.filter == "a.>"
             seen = [subscription.get(5).offset]

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import os
 import socket
-import statistics
 import sys
 import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portask.errors import ConnectFailed, RemoteProtocolError
+from portask.measuring import schedule
 from portask.wire import batches
 from portask.wire.frames import HEADER_SIZE, FrameParser, Opcode, frame_header
-from portask_lab.loadgen import broker, closedloop, openloop, relay, schedule
+from portask_lab.loadgen import broker, closedloop, openloop, relay
 from portask_lab.loadgen.consumer import CountingConsumer, TimedConsumer
 from portask_lab.loadgen.crowd import Crowd
 from portask_lab.loadgen.latencies import BOUNDS, histogram, percentile
@@ -36,29 +35,6 @@ pytestmark = pytest.mark.skipif(
 
 
 # ── schedules and sums ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_constant_schedule_is_even_and_ends_in_time() -> None:
-    times = schedule.make("constant", 1000, 0.5, 1)
-    assert len(times) == 500
-    assert {b - a for a, b in pairwise(times)} == {1_000_000}
-
-
-def test_a_poisson_schedule_has_the_rate_and_the_spread() -> None:
-    times = schedule.make("poisson", 1000, 20, 7)
-    gaps = [(b - a) / 1e6 for a, b in pairwise(times)]
-    assert statistics.fmean(gaps) == pytest.approx(1, rel=0.05)
-    assert statistics.stdev(gaps) == pytest.approx(1, rel=0.05), "a constant one would have none"
-    assert times == schedule.make("poisson", 1000, 20, 7)
-    assert times != schedule.make("poisson", 1000, 20, 8)
-
-
-@pytest.mark.parametrize(
-    ("kind", "rate", "seconds"), [("constant", 0, 1), ("poisson", 10, 0), ("bursts", 10, 1)]
-)
-def test_a_schedule_that_is_none(kind: str, rate: float, seconds: float) -> None:
-    with pytest.raises(ValueError, match="schedule"):
-        schedule.make(kind, rate, seconds, 1)
 
 
 @given(st.lists(st.integers(0, 10**11), min_size=1, max_size=200))
@@ -80,22 +56,6 @@ def test_a_percentile_is_the_least_value_that_covers_its_share(values: list[int]
 
 def test_a_percentile_of_nothing_is_no_number() -> None:
     assert math.isnan(percentile([], 0.5))
-
-
-@pytest.mark.parametrize(
-    ("due", "arrived", "lateness", "reason"),
-    [
-        (1000, 1000, [0] * 1000, ""),
-        (1000, 990, [0] * 1000, ""),
-        (1000, 989, [0] * 1000, "98.9%"),
-        (1000, 1000, [0] * 990 + [2_000_000] * 10, ""),
-        (1000, 1000, [0] * 989 + [2_000_000] * 11, "late"),
-        (0, 0, [], "too short"),
-    ],
-)
-def test_when_a_run_is_void(due: int, arrived: int, lateness: list[int], reason: str) -> None:
-    found = openloop.judge(due, arrived, lateness)
-    assert (reason in found) if reason else not found
 
 
 # ── what is sent ──────────────────────────────────────────────────────────────────────────────────────────────────

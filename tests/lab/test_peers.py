@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from portask.measuring import schedule
 from portask.registry import Entry
-from portask_lab.loadgen import broker, clients, schedule
+from portask_lab.loadgen import broker, clients
 from portask_lab.loadgen.processes import Child
 from portask_lab.peers import PEERS, Deliver, Product, binary
 from portask_lab.peers.portask import Portask

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from portask import registry
 from portask.contracts import Catalog, Closeable, Deferred, Gathering, GroupState, Producers, Storage
@@ -17,7 +14,6 @@ from portask.messages import TopicPartition
 from portask.reference.storage import MemoryStorage
 from portask.registry import Entry
 from portask.storage import SegmentLog
-from portask.storage.histogram import Histogram
 from portask.storage.metered import metered
 from portask_lab.conformance import NotApplicable, checks
 from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of
@@ -91,32 +87,6 @@ def test_it_counts_where_the_work_ends(tmp_path: Path) -> None:
     assert shown["quarantined_ranges"] == 0
     assert shown["durability"] == "synced"
     storage.close()
-
-
-@given(values=st.lists(st.integers(0, 2**50), min_size=1, max_size=200), share=st.floats(0, 1))
-def test_percentiles_are_at_most_an_eighth_too_high(values: list[int], share: float) -> None:
-    histogram = Histogram()
-    for value in values:
-        histogram.record(value)
-    exact = sorted(values)[max(0, -int(-share * len(values) // 1) - 1)]
-    found = histogram.percentile(share)
-    assert histogram.count == len(values)
-    assert histogram.largest == max(values)
-    assert exact <= found
-    assert found <= exact * 9 // 8 or exact >= 1 << 46
-
-
-def test_histograms_add_up() -> None:
-    chance = random.Random(5)
-    parts = [Histogram(), Histogram()]
-    whole = Histogram()
-    for _ in range(500):
-        value = chance.randrange(10**6)
-        chance.choice(parts).record(value)
-        whole.record(value)
-    parts[0].merge(parts[1])
-    assert parts[0].counts == whole.counts
-    assert (parts[0].total, parts[0].largest) == (whole.total, whole.largest)
 
 
 def test_the_log_is_registered_as_durable() -> None:

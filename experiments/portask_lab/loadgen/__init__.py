@@ -20,9 +20,9 @@ two cores: the broker waits for one of them to be descheduled, and at 10,000 mes
 that of the scheduler, milliseconds. ``python -m portask_lab.loadgen.compare`` shows it on any machine.
 
 **Sleep, then spin.** A sleeping process wakes some 100 µs late, on a core with cold caches; a virtual core that
-halted may come back milliseconds late. So the generator sleeps only when nothing is under way and the next
-send is more than `openloop.MARGIN_NS` away; else it spins. Where the broker's CPU is measured it only sleeps: a
-spinning neighbour would change the clock speed and make the machine's busy time meaningless.
+halted may come back milliseconds late. So the generator sleeps only when nothing is under way and the next send
+is more than `portask.measuring.openloop.MARGIN_NS` away; else it spins. Where the broker's CPU is measured it
+only sleeps: a spinning neighbour would change the clock speed and make the machine's busy time meaningless.
 
 **Batches are encoded before the run.** Sending one stamps the times, the sequence number and two checksums
 into a template, about 2 µs; receiving costs about 2 µs a batch. Neither builds messages, so the figures are

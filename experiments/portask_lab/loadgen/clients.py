@@ -20,10 +20,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic_ns
 from typing import Any, TypeVar
 
+from portask.measuring.openloop import DRAIN_SECONDS, LATE_SHARED_NS, WARM_UP
 from portask_lab.loadgen.closedloop import WARM_UP as CLOSED_WARM_UP
 from portask_lab.loadgen.closedloop import Throughput
 from portask_lab.loadgen.messages import HEAD, SMALLEST
-from portask_lab.loadgen.openloop import DRAIN_SECONDS, LATE_SHARED_NS, WARM_UP, Outcome, judge
+from portask_lab.loadgen.openloop import Outcome, verdict
 from portask_lab.peers import Product
 from portask_lab.workloads import WrongResult
 
@@ -172,7 +173,7 @@ async def open_loop(
         backlog=backlog,
         seconds=seconds,
         deliveries={},
-        invalid=judge(due_messages, within, late, LATE_SHARED_NS),
+        invalid=verdict(due_messages, within, late, LATE_SHARED_NS),
     )
 
 

@@ -13,7 +13,9 @@ import sys
 from array import array
 from time import monotonic_ns
 
-from portask_lab.loadgen import broker, openloop, schedule
+from portask.measuring import schedule
+from portask.measuring.openloop import DRAIN_SECONDS, WARM_UP
+from portask_lab.loadgen import broker, openloop
 from portask_lab.loadgen.consumer import TimedConsumer
 from portask_lab.loadgen.latencies import percentile
 from portask_lab.loadgen.links import Publisher
@@ -51,14 +53,14 @@ def two(child: Child, times: array[int]) -> list[int]:
         os._exit(0)
     poller = select.poll()
     poller.register(consumer.sock, select.POLLIN)
-    deadline = start + int((_SECONDS + openloop.DRAIN_SECONDS) * 1e9)
+    deadline = start + int((_SECONDS + DRAIN_SECONDS) * 1e9)
     while consumer.batches < len(times) and monotonic_ns() < deadline:
         if poller.poll(0):
             consumer.read()
     os.waitpid(pid, 0)
     publisher.close()
     consumer.close()
-    return sorted(consumer.latency[int(openloop.WARM_UP * len(times)) :])
+    return sorted(consumer.latency[int(WARM_UP * len(times)) :])
 
 
 def _publish(publisher: Publisher, start: int, times: array[int]) -> None:

@@ -10,29 +10,14 @@ from time import monotonic_ns
 
 import msgspec
 
+from portask.measuring.openloop import DRAIN_SECONDS, LATE_NS, LATE_SHARED_NS, MARGIN_NS, WARM_UP, judge
 from portask_lab.loadgen.consumer import TimedConsumer
 from portask_lab.loadgen.latencies import percentile
 from portask_lab.loadgen.links import Publisher
 from portask_lab.loadgen.messages import Batches
 from portask_lab.workloads import WrongResult
 
-MARGIN_NS = 5_000_000
-"""The generator sleeps until so long before the next send, then spins: a core that went to sleep comes back late
-and with cold caches, and a virtual one may have lost its turn. From 200 sends a second on it never sleeps."""
-WARM_UP = 0.2
-"""Share of the schedule that is discarded, by intended time. Fixed: nothing looks at it."""
-LATE_NS = 1_000_000
-"""A send that begins so much after its intended time is late."""
-LATE_SHARED_NS = 10_000_000
-"""The same where the generator may only sleep (CPU is measured then, what counts is the rate), and where it shares an
-event loop with the client under test, whose own delays these may be: they count as latency, as all do."""
-LATE_SHARE = 0.01
-"""More late sends than this void the run: the generator could not keep up."""
 _BURST_BYTES = 64 * 1024
-REACHED = 0.99
-"""The least share of the due messages that must arrive within the window."""
-DRAIN_SECONDS = 5.0
-"""How long the last messages may take after the schedule's end. Then they are lost."""
 
 
 class Outcome(msgspec.Struct):
@@ -67,26 +52,10 @@ class Outcome(msgspec.Struct):
         return percentile(sorted(self.latencies), share) / 1000
 
 
-def judge(due: int, arrived: int, lateness: Sequence[int], limit: int = LATE_NS) -> str:
-    """Why a run is void, if it is.
-
-    Args:
-        due: Messages that were to arrive in the window.
-        arrived: Those that did.
-        lateness: ns from intended to actual send, one a send.
-        limit: ns beyond which a send is late.
-    """
-    if not due or not lateness:
-        return "nothing was due within the window: the run is too short for its rate"
-    if arrived < REACHED * due:
-        return f"only {arrived / due:.1%} of the intended rate arrived ({REACHED:.0%} wanted)"
+def verdict(due: int, arrived: int, lateness: Sequence[int], limit: int = LATE_NS) -> str:
+    """Why a run is void, if it is; see `judge`. ``lateness``: ns from intended to actual send, one a send."""
     late = sum(value > limit for value in lateness)
-    if late > LATE_SHARE * len(lateness):
-        share = late / len(lateness)
-        return (
-            f"the generator was late: {share:.1%} of its sends began over {limit / 1e6:g} ms after their time"
-        )
-    return ""
+    return judge(due, arrived, len(lateness), late=late, worst=max(lateness, default=0), limit=limit)
 
 
 def run(
@@ -246,5 +215,5 @@ def _outcome(  # noqa: PLR0917 - each is needed and named where it is called
         backlog=backlog * batches.count,
         seconds=seconds,
         deliveries=dict(sorted(consumer.deliveries.items())),
-        invalid=judge(total - first, within, late, limit),
+        invalid=verdict(total - first, within, late, limit),
     )

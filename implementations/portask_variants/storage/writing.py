@@ -24,8 +24,8 @@ from typing import NamedTuple
 import structlog
 
 from portask.errors import StorageError, StorageFull
+from portask.measuring.histogram import Histogram
 from portask.messages import TopicPartition
-from portask.storage.histogram import Histogram
 from portask.storage.turns import Pending, Saved, Turn
 
 log = structlog.get_logger("portask.storage")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from portask.measuring import schedule
 from portask.registry import Entry
-from portask_lab.loadgen import clients, openloop, schedule
+from portask_lab.loadgen import clients, openloop
 from portask_lab.loadgen.latencies import percentile
 from portask_lab.loadgen.messages import Batches
 from portask_lab.loadgen.processes import Child, Machine

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portask.measuring import schedule
 from portask.registry import Entry
-from portask_lab.loadgen import clients, closedloop, openloop, schedule
+from portask_lab.loadgen import clients, closedloop, openloop
 from portask_lab.loadgen.consumer import CountingConsumer
 from portask_lab.loadgen.latencies import histogram, percentile
 from portask_lab.loadgen.links import Publisher
