@@ -44,7 +44,8 @@ MODES = ("os", "synced")
 _LONGEST_GROUP = 400
 """Bytes of a group's name: it is part of a key."""
 _WALK = 1000
-"""Batches that a trim looks at in one go."""
+_CUT = 4 << 20
+"""Batches, and their bytes, that one transaction of a trim forgets, about."""
 _HEAD = Struct("<Q8xII")  # base offset, length, checksum
 _GroupKey = tuple[str, TopicPartition]
 
@@ -369,38 +370,33 @@ class TransactionalStorage(Turns[Partition]):
         held = self._logs.get(partition)
         if held is None or not held.next or self._closed:
             return
+        failed, self._cuts = self._cuts, {}
+        for earlier in failed.values():
+            self._put_cut(earlier)
         try:
-            cut = self._cut(held, min(before, held.newest), max_bytes)
+            while (cut := self._cut(held, before, max_bytes)) is not None:
+                held.first = cut.before
+                held.bytes -= cut.size
+                self._put_cut(cut._replace(producers=held.forget_producers()))
         except StorageError as error:
             log.warning("not trimmed", partition=str(partition), reason=str(error))
-            return
-        if cut is not None:
-            held.first = cut.before
-            held.bytes -= cut.size
-            cut = cut._replace(producers=held.forget_producers())
-            self._cuts[held.number] = cut.behind(self._cuts.get(held.number))
-        if self._cuts:
-            cuts, self._cuts = self._cuts, {}
-            self._writer.put(Work(self._generation, [*cuts.values()]))
-            self._take_done()
 
     def _cut(self, held: Partition, before: int, max_bytes: int | None) -> Cut | None:
-        """What is to be forgotten, oldest first; the newest batch is not."""
+        """The oldest of what is to be forgotten, as much as one transaction should; the newest batch is not."""
         over = 0 if max_bytes is None else held.bytes - max_bytes
         if held.first >= min(before, held.newest) and over <= 0:
             return None
         first, freed = held.first, 0
-        going = True
-        while going:
-            walked = self._database.sizes(held.number, first, _WALK)
-            going = len(walked) == _WALK
-            for (base, size), (end, _) in pairwise(walked):
-                if base >= held.newest or not (end <= before or freed < over):
-                    going = False
-                    break
-                first = end
-                freed += size
+        for (base, size), (end, _) in pairwise(self._database.sizes(held.number, first, _WALK)):
+            if base >= held.newest or not (end <= before or freed < over) or freed > _CUT:
+                break
+            first = end
+            freed += size
         return Cut(held.number, first, freed, ()) if first > held.first else None
+
+    def _put_cut(self, cut: Cut) -> None:
+        self._writer.put(Work(self._generation, [cut]))
+        self._take_done()
 
     # ── group state ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -183,18 +183,21 @@ class Writer:
                     f"{type(error).__name__} in the storage, a fault of ours: the log says more"
                 )
             if failed is not None:
-                self._fail(works, failed)
+                failed = self._fail(works, failed)
         for work in group:
             stored = failed is None and (work.cuts or work.generation > self._refused)
             self.done.append((work, None if stored else failed or self._reason))
         return bool(works)
 
-    def _fail(self, works: Sequence[Work], error: StorageError) -> None:
+    def _fail(self, works: Sequence[Work], error: StorageError) -> StorageError:
+        """Refuses what is behind ``works``; returns why."""
+        if self._synced and self.failure is None and not isinstance(error, StorageFull):
+            log.critical("sync failed", reason=str(error))
+            self.failure = StorageError(
+                f"{error}; this broker acknowledges nothing more, for the device may have lost what was written; "
+                f"what was synced can be read; see to the device, then start the broker again"
+            )
+        error = self.failure or error
         if not works[0].cuts:
             self._refused, self._reason = works[-1].generation, error
-        if self._synced and not isinstance(error, StorageFull) and self.failure is None:
-            self.failure = StorageError(
-                f"{error}; this broker acknowledges nothing more, for the device may have lost what was written; what "
-                f"was synced can be read; see to the device, then start the broker again"
-            )
-            log.critical("sync failed", reason=str(error))
+        return error
