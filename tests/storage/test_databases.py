@@ -443,7 +443,7 @@ def test_the_broker_s_memory_limit_is_not_the_device_s(variant: str, tmp_path: P
     broker, _ = build(Settings(storage=Choice(variant, {"path": str(tmp_path / "log")})))
     storage: Any = broker.storage
     assert storage.durability is Durability.OS
-    assert storage._database._limit > Settings().memory.max_bytes
+    assert storage._database._room._limit > Settings().memory.max_bytes
     storage.close()
 
 

@@ -53,8 +53,6 @@ device that does not give a page of the map, may end the process.
 from __future__ import annotations
 
 import errno
-import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -65,26 +63,18 @@ from typing import Any, Literal
 import lmdb
 
 from portask.contracts import Compression
-from portask.errors import ConfigError, StorageError, StorageFull
+from portask.errors import ConfigError, StorageError
 from portask.messages import TopicPartition
-from portask.storage.files import FULL, explained
+from portask.storage.files import explained
 from portask.storage.options import check
 from portask.wire import batches
-from portask_variants.storage.transactional import MODES, Stored, TransactionalStorage
-from portask_variants.storage.writing import Cut, Work
+from portask_variants.storage.database import Cut, Stored, Work
+from portask_variants.storage.lmdb_room import Room
+from portask_variants.storage.transactional import MODES, TransactionalStorage
 
 NAME = "lmdb"
 _VERSION = 1
-_ENDLESS = 1 << 44
-"""16 TiB: the file's limit where nothing bounds it but the device."""
 _LEAST = 128 << 10
-_STEP = 1 << 20
-"""Bytes by which the file grows at least, and that trims have for themselves at most."""
-_OVERHEAD = 4
-"""Pages that a transaction takes beside those of the tree: LMDB keeps a list of what is free in the file, too."""
-_LONGEST_KEY = 511
-_allocate = getattr(os, "posix_fallocate", lambda _fd, _at, _size: None)  # macOS has none
-
 _BATCH = Struct(">BIQ")
 _PARTITION = Struct(">BI")
 _PRODUCER = Struct(">BIQ")
@@ -134,7 +124,7 @@ class LmdbStorage(TransactionalStorage):
 
 
 class LmdbDatabase:
-    """See `portask_variants.storage.transactional.Database`.
+    """See `portask_variants.storage.database.Database`.
 
     Args:
         folder: Locked by the caller.
@@ -147,31 +137,20 @@ class LmdbDatabase:
 
     def __init__(self, folder: str, *, synced: bool, max_bytes: int) -> None:
         self._file = Path(folder) / "data.mdb"
-        self._limit = max_bytes or _ENDLESS
-        self._spare = min(_STEP, self._limit // 4)
-        self._left = 0  # bytes that appends may certainly have
-        self._depth = 2  # of the tree, about
         self._trimmed = False
-        self._mapping = threading.Lock()  # the map may only move while nobody reads
         self._records: dict[int, tuple[int, bytes]] = {}  # partition → bytes, and its name as it is stored
         with self._explained("be opened"):
             if not self._file.exists():
                 _create(self._file)
-            # held open: a close while LMDB has the file open would end its locks (lmdb.h, "Caveats")
-            self._fd = os.open(self._file, os.O_RDWR | os.O_CLOEXEC)
-            self._allocated = os.fstat(self._fd).st_size
+            self._room = Room(self._file, max_bytes)
             try:
                 self._env: Any = lmdb.open(
-                    folder,
-                    map_size=min(self._allocated, self._limit),
-                    sync=synced,
-                    mode=0o644,
-                    max_spare_txns=2,
+                    folder, map_size=self._room.map_size, sync=synced, mode=0o644, max_spare_txns=2
                 )
             except BaseException:
-                os.close(self._fd)
+                self._room.close()
                 raise
-            self._page = self._env.stat()["psize"]
+            self._room.adopt(self._env)
             with self._env.begin() as txn:
                 version = int.from_bytes(txn.get(_FORMAT, b""), "little")
         if not 0 < version <= _VERSION:
@@ -231,7 +210,7 @@ class LmdbDatabase:
         """See `Database.write`. About 10 µs, and 2 µs for each batch."""
         trims = bool(works[0].cuts)
         if not trims:
-            self._reserve(works)
+            self._room.reserve(works)
         with self._explained("be written"):
             while True:
                 try:
@@ -239,10 +218,10 @@ class LmdbDatabase:
                     break
                 except lmdb.MapFullError:  # what is free is not free yet, or lies apart
                     if not self._make_usable():
-                        self._grow(_STEP)
+                        self._room.grow()
         if trims:
             self._trimmed = True
-            self._left = 0
+            self._room.recount()
 
     def _transact(self, works: Sequence[Work]) -> dict[int, tuple[int, bytes]]:
         """One transaction; the records of the partitions that it changed.
@@ -272,65 +251,6 @@ class LmdbDatabase:
                 txn.put(_PARTITION.pack(_P, number), size.to_bytes(_SIZE, "little") + name)
         return known.changed
 
-    # ── room ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _needs(self, works: Sequence[Work], depth: int) -> int:
-        """Bytes of the file that storing ``works`` may take, in a tree of that depth."""
-        page, large = self._page, self._page // 2 - 100
-        sizes = [len(batch) for work in works for part in work.parts for batch in part.turn.parts]
-        sizes += [len(state.state) + _LONGEST_KEY for work in works for state in work.states]
-        size = sum(-(-(each + 16) // page) * page for each in sizes if each > large)
-        size += sum(2 * each for each in sizes if each <= large)  # pages may be left half full
-        touched = sum(len(work.parts) + len(work.states) + len(work.drops) for work in works)
-        return size + (_OVERHEAD + (1 + touched) * depth) * page
-
-    def _reserve(self, works: Sequence[Work]) -> None:
-        """Sees to it that ``works`` can be stored without what trims may need.
-
-        Raises:
-            StorageFull: there is no room.
-        """
-        size = self._needs(works, self._depth)
-        if size > self._left:
-            stat = self._env.stat()
-            self._depth = max(stat["depth"], 1) + 1
-            size = self._needs(works, self._depth)
-            used = (2 + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * self._page
-            self._left = self._allocated - self._spare - used
-            if size > self._left:
-                self._left += self._grow(size - self._left)
-            if size > self._left:
-                raise self._full()
-        self._left -= size
-
-    def _grow(self, size: int) -> int:
-        """Allocates ``size`` bytes more, or as many as it takes to do so seldom, and maps them; returns how many.
-
-        Raises:
-            StorageFull: the limit is reached, or the device is full.
-        """
-        before = self._allocated
-        for wanted in (max(size, _STEP, before // 8), size):
-            end = min(before + wanted + self._page - 1, self._limit) // self._page * self._page
-            if end <= before:
-                raise self._full()
-            try:
-                _allocate(self._fd, before, end - before)
-            except OSError as error:
-                if error.errno not in FULL or wanted == size:
-                    raise explained(error, str(self._file)) from error
-                continue
-            with self._mapping:
-                self._env.set_mapsize(end)
-            self._allocated = end
-            break
-        return self._allocated - before
-
-    def _full(self) -> StorageFull:
-        return StorageFull(
-            f"{self._file} has the {self._limit:,} bytes that it may have: trim, or raise storage.options.max_bytes"
-        )
-
     def _make_usable(self) -> bool:
         """Has what trims freed usable for the next transaction; false if nothing was freed since."""
         trimmed, self._trimmed = self._trimmed, False
@@ -351,7 +271,7 @@ class LmdbDatabase:
         """
         with (
             self._explained("be read"),
-            self._mapping,
+            self._room.mapping,
             self._env.begin(buffers=buffers) as txn,
             txn.cursor() as cursor,
         ):
@@ -397,7 +317,7 @@ class LmdbDatabase:
     def close(self) -> None:
         """See `Database.close`."""
         self._env.close()
-        os.close(self._fd)
+        self._room.close()
 
 
 def _create(path: Path) -> None:

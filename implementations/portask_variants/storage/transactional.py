@@ -17,11 +17,10 @@ in the offsets.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple, Protocol
 
 import structlog
 from crc32c import crc32c
@@ -32,11 +31,11 @@ from portask.messages import Buffer, TopicPartition
 from portask.storage.files import Files
 from portask.storage.gathering import gather
 from portask.storage.histogram import Histogram
-from portask.storage.index import Standing
 from portask.storage.lock import FolderLock, claim
 from portask.storage.turns import NO_LIMIT, Gathered, Saved, Turns
 from portask.wire import batches
-from portask_variants.storage.writing import Cut, Part, State, Work, Writer
+from portask_variants.storage.database import Cut, Database, Part, State, Work
+from portask_variants.storage.writing import Writer
 
 log = structlog.get_logger("portask.storage")
 
@@ -48,64 +47,6 @@ _CUT = 4 << 20
 """Batches, and their bytes, that one transaction of a trim forgets, about."""
 _HEAD = Struct("<Q8xII")  # base offset, length, checksum
 _GroupKey = tuple[str, TopicPartition]
-
-
-class Stored(NamedTuple):
-    """What a database holds of one partition when it is opened. ``first`` and ``next`` are 0 where nothing is.
-
-    ``newest`` is the base offset of its newest batch.
-    """
-
-    number: int
-    key: TopicPartition
-    first: int
-    next: int
-    newest: int
-    bytes: int
-    producers: dict[int, Standing]
-
-
-class Database(Protocol):
-    """What is asked of a database. `write` is called by one thread, the rest by another one.
-
-    Every method raises `StorageError` for whatever the database or the device has to complain about.
-    """
-
-    def partitions(self) -> Iterable[Stored]:
-        """Every partition that it knows."""
-        ...
-
-    def groups(self) -> Iterable[tuple[str, int, bytes]]:
-        """Group, partition number and state of everything that was saved."""
-        ...
-
-    def write(self, works: Sequence[Work]) -> None:
-        """Stores all of ``works`` in one transaction, in their order; or nothing of them.
-
-        Raises:
-            StorageFull: no room. The next call may find some.
-            StorageError: anything else.
-        """
-        ...
-
-    def read(self, number: int, offset: int, limit: int, end: int) -> list[tuple[int, bytes]]:
-        """Base offsets and batches, from the one that holds ``offset`` (or the next one) to before offset ``end``.
-
-        About ``limit`` bytes, at least one batch if there is one.
-        """
-        ...
-
-    def sizes(self, number: int, start: int, most: int) -> list[tuple[int, int]]:
-        """Base offset and bytes of up to ``most`` batches, from the one that begins at ``start`` or behind it."""
-        ...
-
-    def sync(self) -> None:
-        """Returns once everything that was written is on the device."""
-        ...
-
-    def close(self) -> None:
-        """Gives everything back. Nothing is called afterwards, but for `read`, which says that it is closed."""
-        ...
 
 
 class Partition(Gathered):

@@ -19,79 +19,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter_ns
-from typing import NamedTuple
 
 import structlog
 
 from portask.errors import StorageError, StorageFull
-from portask.messages import TopicPartition
 from portask.storage.histogram import Histogram
-from portask.storage.turns import Pending, Saved, Turn
+from portask_variants.storage.database import Work
 
 log = structlog.get_logger("portask.storage")
-
-
-class Part(NamedTuple):
-    """What a turn appended to one partition."""
-
-    number: int
-    key: TopicPartition
-    turn: Turn
-
-
-class State(NamedTuple):
-    """What a group knows of a partition."""
-
-    group: str
-    number: int
-    key: TopicPartition
-    state: bytes
-
-
-class Cut(NamedTuple):
-    """A trim: batches of a partition that begin before an offset, and producers that wrote nothing since."""
-
-    number: int
-    before: int
-    size: int
-    producers: Sequence[int]
-
-    def behind(self, earlier: Cut | None) -> Cut:
-        """This one and one before it that was not stored."""
-        if earlier is None:
-            return self
-        producers = (*earlier.producers, *self.producers)
-        return Cut(self.number, max(earlier.before, self.before), earlier.size + self.size, producers)
-
-
-class Work:
-    """What is to be stored in one transaction, and who is told.
-
-    Attributes:
-        generation: See the module's text.
-        parts: Of each partition, appended batches.
-        drops: Groups to be forgotten, before ``states`` are stored.
-        states: Of groups.
-        cuts: Trims; they come alone.
-        pending: Callbacks of appends, by partition.
-        callbacks: Of everything else.
-    """
-
-    __slots__ = ("callbacks", "cuts", "drops", "generation", "parts", "pending", "states")
-
-    def __init__(self, generation: int, cuts: Sequence[Cut] = ()) -> None:
-        self.generation = generation
-        self.parts: list[Part] = []
-        self.drops: list[str] = []
-        self.states: list[State] = []
-        self.cuts = cuts
-        self.pending: list[Pending] = []
-        self.callbacks: list[Saved] = []
-
-    @property
-    def changes(self) -> bool:
-        """Whether there is something to store."""
-        return bool(self.parts or self.states or self.drops or self.cuts)
 
 
 class Writer:
