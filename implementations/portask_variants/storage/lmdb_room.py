@@ -50,11 +50,6 @@ class Room:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self.size = os.fstat(self._fd).st_size
 
-    @property
-    def map_size(self) -> int:
-        """What LMDB may map at first."""
-        return min(self.size, self._limit)
-
     def adopt(self, env: Any) -> None:
         """The environment in the file is open."""
         self._env = env
@@ -72,7 +67,7 @@ class Room:
             self._depth = max(stat["depth"], 1) + 1
             size = self._needs(works)
             used = (2 + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * self._page
-            self._left = self.size - self._spare - used
+            self._left = min(self.size, self._limit) - self._spare - used
             if size > self._left:
                 self._left += self.grow(size - self._left)
             if size > self._left:

@@ -145,7 +145,7 @@ class LmdbDatabase:
             self._room = Room(self._file, max_bytes)
             try:
                 self._env: Any = lmdb.open(
-                    folder, map_size=self._room.map_size, sync=synced, mode=0o644, max_spare_txns=2
+                    folder, map_size=self._room.size, sync=synced, mode=0o644, max_spare_txns=2
                 )
             except BaseException:
                 self._room.close()
