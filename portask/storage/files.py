@@ -24,7 +24,8 @@ from portask.messages import Buffer
 if TYPE_CHECKING:
     from portask.storage.segments import Segment
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors that mean: no room. The last one is that of `ulimit -f`, and of file systems with a limit of their own."""
 PARTS = 1024
 """Buffers that one call takes (IOV_MAX on Linux)."""
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has none
@@ -203,7 +204,7 @@ def replace_file(files: Files, path: str, content: bytes) -> None:
 
 def explained(error: OSError, doing: str) -> StorageError:
     """An operating system's error as one of ours, with what to do about it."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StorageFull(
             f"no room on the device for {doing}: make some, or lower the retention; reading goes on"
         )

@@ -224,7 +224,10 @@ class Turns(ABC, Generic[Log]):
 
         Raises:
             UnknownPartition: nothing was ever appended to it.
+            StorageError: the log is closed.
         """
+        if self._closed:
+            raise StorageError("the log is closed")
         if self._dirty:
             self.commit()
         held = self._logs.get(partition)

@@ -38,9 +38,11 @@ two meta pages that take turns; whoever opens the file believes the newer meta p
   the device is full, a store into a hole is SIGBUS and ends the broker, where a write is an error that is
   answered. With ``MDB_NOSYNC`` it also "leaves the system with no hint for when to write". Not used.
 
-**Room.** The map grows by doubling, up to ``max_bytes``, which bounds the file. When it is full, appends get
-`StorageFull` and reading goes on. Deleting needs pages, too: trims may pass ``max_bytes`` by up to a MiB.
-What is freed is used again, by the transaction after next; the file never shrinks. A batch above 2 KB takes
+**Room.** The file is allocated before LMDB may write to it, an eighth more at a time, up to ``max_bytes`` or
+to what the device has. So a full device is met by the allocation, which says so, and not by a commit, to which
+LMDB answers with an I/O error when it could write half of it. When there is no more, appends get
+`StorageFull` and reading goes on. A part of the file is kept for trims, because deleting copies pages, too.
+What they free is used again by the transaction after next; the file never shrinks. A batch above 2 KB takes
 whole pages of 4 KiB of its own, smaller ones share pages that are half full where several partitions take
 turns.
 
@@ -51,7 +53,6 @@ device that does not give a page of the map, may end the process.
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -62,23 +63,18 @@ from typing import Any, Literal
 import lmdb
 
 from portask.contracts import Compression
-from portask.errors import ConfigError, StorageError, StorageFull
+from portask.errors import ConfigError, StorageError
 from portask.messages import TopicPartition
+from portask.storage.files import explained
 from portask.storage.options import check
 from portask.wire import batches
-from portask_variants.storage.transactional import MODES, Stored, TransactionalStorage
-from portask_variants.storage.writing import Cut, Work
+from portask_variants.storage.database import Cut, Stored, Work
+from portask_variants.storage.lmdb_room import Room
+from portask_variants.storage.transactional import MODES, TransactionalStorage
 
 NAME = "lmdb"
 _VERSION = 1
-_START = 64 << 20
-_ENDLESS = 1 << 44
-"""16 TiB: the map's largest size where nothing bounds it but the device."""
 _LEAST = 128 << 10
-_SPARE = 1 << 20
-"""Bytes by which a trim may pass the limit: it copies the pages that lead to what it deletes."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
 _BATCH = Struct(">BIQ")
 _PARTITION = Struct(">BI")
 _PRODUCER = Struct(">BIQ")
@@ -128,7 +124,7 @@ class LmdbStorage(TransactionalStorage):
 
 
 class LmdbDatabase:
-    """See `portask_variants.storage.transactional.Database`.
+    """See `portask_variants.storage.database.Database`.
 
     Args:
         folder: Locked by the caller.
@@ -141,38 +137,28 @@ class LmdbDatabase:
 
     def __init__(self, folder: str, *, synced: bool, max_bytes: int) -> None:
         self._file = Path(folder) / "data.mdb"
-        self._limit = max_bytes or _ENDLESS
-        self._mapping = threading.Lock()  # the map may only move while nobody reads
         self._trimmed = False
         self._records: dict[int, tuple[int, bytes]] = {}  # partition → bytes, and its name as it is stored
-        size = self._file.stat().st_size if self._file.exists() else 0
         with self._explained("be opened"):
-            self._env: Any = lmdb.open(
-                folder,
-                map_size=min(max(_START, 2 * size), self._limit),
-                sync=synced,
-                mode=0o644,
-                max_spare_txns=2,
-            )
-        try:
-            with self._explained("be opened"):
-                self._check_format()
-        except BaseException:
-            self._env.close()
-            raise
-
-    def _check_format(self) -> None:
-        with self._env.begin() as txn:
-            found = txn.get(_FORMAT)
-            empty = not txn.stat()["entries"]
-        if found is None and empty:
-            with self._env.begin(write=True) as txn:
-                txn.put(_FORMAT, _VERSION.to_bytes(4, "little"))
-        elif found is None:
-            raise StorageError(f"{self._file} is a database of something else: choose another folder")
-        elif (version := int.from_bytes(found, "little")) > _VERSION:
+            if not self._file.exists():
+                _create(self._file)
+            self._room = Room(self._file, max_bytes)
+            try:
+                self._env: Any = lmdb.open(
+                    folder, map_size=self._room.size, sync=synced, mode=0o644, max_spare_txns=2
+                )
+            except BaseException:
+                self._room.close()
+                raise
+            self._room.adopt(self._env)
+            with self._env.begin() as txn:
+                version = int.from_bytes(txn.get(_FORMAT, b""), "little")
+        if not 0 < version <= _VERSION:
+            self.close()
             raise StorageError(
                 f"{self._file} has format version {version}, and this program knows {_VERSION}: use a newer portask"
+                if version
+                else f"{self._file} is a database of something else: choose another folder"
             )
 
     @contextmanager
@@ -180,16 +166,13 @@ class LmdbDatabase:
         """LMDB's errors in our words.
 
         Raises:
-            StorageFull: the device is full.
-            StorageError: anything else.
+            StorageError: LMDB has something to complain about.
         """
         try:
             yield
         except lmdb.Error as error:
-            if getattr(error, "code", 0) in _FULL or isinstance(error, lmdb.DiskError):
-                raise StorageFull(
-                    f"no room on the device for {self._file}: make some, or lower the retention; reading goes on"
-                ) from error
+            if isinstance(error, lmdb.DiskError):  # a file system that needs room to write what is allocated
+                raise explained(OSError(errno.ENOSPC, ""), str(self._file)) from error
             raise StorageError(f"{self._file} cannot {doing}: {error}; {_next_step(error)}") from error
 
     # ── a start ───────────────────────────────────────────────────────────────────────────────────────────
@@ -226,21 +209,19 @@ class LmdbDatabase:
     def write(self, works: Sequence[Work]) -> None:
         """See `Database.write`. About 10 µs, and 2 µs for each batch."""
         trims = bool(works[0].cuts)
+        if not trims:
+            self._room.reserve(works)
         with self._explained("be written"):
             while True:
                 try:
                     self._records |= self._transact(works)
                     break
-                except lmdb.MapFullError:
-                    if not self._make_room(trims=trims):
-                        raise StorageFull(
-                            f"{self._file} has the {self._limit:,} bytes that it may have: trim, or raise "
-                            f"storage.options.max_bytes"
-                        ) from None
-            if trims:
-                self._trimmed = True
-                if self._size > self._limit:
-                    self._resize(self._limit)
+                except lmdb.MapFullError:  # what is free is not free yet, or lies apart
+                    if not self._make_usable():
+                        self._room.grow()
+        if trims:
+            self._trimmed = True
+            self._room.recount()
 
     def _transact(self, works: Sequence[Work]) -> dict[int, tuple[int, bytes]]:
         """One transaction; the records of the partitions that it changed.
@@ -270,34 +251,14 @@ class LmdbDatabase:
                 txn.put(_PARTITION.pack(_P, number), size.to_bytes(_SIZE, "little") + name)
         return known.changed
 
-    def _make_room(self, *, trims: bool) -> bool:
-        """Whether the map is larger now, or pages became usable, so that it is worth another try.
-
-        Raises:
-            lmdb.Error: see `_transact`.
-        """
-        limit = self._limit + _SPARE if trims else self._limit
-        size = self._size
-        if size < limit:
-            self._resize(min(2 * size, limit))
-            return True
-        if trims or not self._trimmed:
-            return False
-        self._trimmed = False
-        self._resize(self._limit + _SPARE)
-        with self._env.begin(write=True) as txn:
-            count = int.from_bytes(txn.get(_TOUCHED, b""), "little") + 1
-            txn.put(_TOUCHED, count.to_bytes(8, "little"))
-        self._resize(self._limit)
-        return True
-
-    @property
-    def _size(self) -> int:
-        return int(self._env.info()["map_size"])
-
-    def _resize(self, size: int) -> None:
-        with self._mapping:
-            self._env.set_mapsize(size)
+    def _make_usable(self) -> bool:
+        """Has what trims freed usable for the next transaction; false if nothing was freed since."""
+        trimmed, self._trimmed = self._trimmed, False
+        if trimmed:
+            with self._env.begin(write=True) as txn:
+                count = int.from_bytes(txn.get(_TOUCHED, b""), "little") + 1
+                txn.put(_TOUCHED, count.to_bytes(8, "little"))
+        return trimmed
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -310,7 +271,7 @@ class LmdbDatabase:
         """
         with (
             self._explained("be read"),
-            self._mapping,
+            self._room.mapping,
             self._env.begin(buffers=buffers) as txn,
             txn.cursor() as cursor,
         ):
@@ -356,6 +317,23 @@ class LmdbDatabase:
     def close(self) -> None:
         """See `Database.close`."""
         self._env.close()
+        self._room.close()
+
+
+def _create(path: Path) -> None:
+    """A new database, whole once it has its name, whenever the power fails.
+
+    Raises:
+        lmdb.Error, OSError: it cannot be made.
+    """
+    new, lock = Path(f"{path}.new"), Path(f"{path}.new-lock")
+    new.unlink(missing_ok=True)
+    with lmdb.open(str(new), map_size=_LEAST, subdir=False, mode=0o644) as env:
+        with env.begin(write=True) as txn:
+            txn.put(_FORMAT, _VERSION.to_bytes(4, "little"))
+        env.sync(True)
+    new.rename(path)
+    lock.unlink()
 
 
 class _Records:

@@ -17,26 +17,25 @@ in the offsets.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple, Protocol
 
 import structlog
 from crc32c import crc32c
 
 from portask.contracts import EARLIEST, LATEST, Compression, Durability, Found, Read
 from portask.errors import OffsetOutOfRange, StorageError
-from portask.measuring.histogram import Histogram
 from portask.messages import Buffer, TopicPartition
 from portask.storage.files import Files
 from portask.storage.gathering import gather
-from portask.storage.index import Standing
+from portask.storage.histogram import Histogram
 from portask.storage.lock import FolderLock, claim
 from portask.storage.turns import NO_LIMIT, Gathered, Saved, Turns
 from portask.wire import batches
-from portask_variants.storage.writing import Cut, Part, State, Work, Writer
+from portask_variants.storage.database import Cut, Database, Part, State, Work
+from portask_variants.storage.writing import Writer
 
 log = structlog.get_logger("portask.storage")
 
@@ -44,67 +43,10 @@ MODES = ("os", "synced")
 _LONGEST_GROUP = 400
 """Bytes of a group's name: it is part of a key."""
 _WALK = 1000
-"""Batches that a trim looks at in one go."""
+_CUT = 4 << 20
+"""Batches, and their bytes, that one transaction of a trim forgets, about."""
 _HEAD = Struct("<Q8xII")  # base offset, length, checksum
 _GroupKey = tuple[str, TopicPartition]
-
-
-class Stored(NamedTuple):
-    """What a database holds of one partition when it is opened. ``first`` and ``next`` are 0 where nothing is.
-
-    ``newest`` is the base offset of its newest batch.
-    """
-
-    number: int
-    key: TopicPartition
-    first: int
-    next: int
-    newest: int
-    bytes: int
-    producers: dict[int, Standing]
-
-
-class Database(Protocol):
-    """What is asked of a database. `write` is called by one thread, the rest by another one.
-
-    Every method raises `StorageError` for whatever the database or the device has to complain about.
-    """
-
-    def partitions(self) -> Iterable[Stored]:
-        """Every partition that it knows."""
-        ...
-
-    def groups(self) -> Iterable[tuple[str, int, bytes]]:
-        """Group, partition number and state of everything that was saved."""
-        ...
-
-    def write(self, works: Sequence[Work]) -> None:
-        """Stores all of ``works`` in one transaction, in their order; or nothing of them.
-
-        Raises:
-            StorageFull: no room. The next call may find some.
-            StorageError: anything else.
-        """
-        ...
-
-    def read(self, number: int, offset: int, limit: int, end: int) -> list[tuple[int, bytes]]:
-        """Base offsets and batches, from the one that holds ``offset`` (or the next one) to before offset ``end``.
-
-        About ``limit`` bytes, at least one batch if there is one.
-        """
-        ...
-
-    def sizes(self, number: int, start: int, most: int) -> list[tuple[int, int]]:
-        """Base offset and bytes of up to ``most`` batches, from the one that begins at ``start`` or behind it."""
-        ...
-
-    def sync(self) -> None:
-        """Returns once everything that was written is on the device."""
-        ...
-
-    def close(self) -> None:
-        """Gives everything back. Nothing is called afterwards, but for `read`, which says that it is closed."""
-        ...
 
 
 class Partition(Gathered):
@@ -369,38 +311,33 @@ class TransactionalStorage(Turns[Partition]):
         held = self._logs.get(partition)
         if held is None or not held.next or self._closed:
             return
+        failed, self._cuts = self._cuts, {}
+        for earlier in failed.values():
+            self._put_cut(earlier)
         try:
-            cut = self._cut(held, min(before, held.newest), max_bytes)
+            while (cut := self._cut(held, before, max_bytes)) is not None:
+                held.first = cut.before
+                held.bytes -= cut.size
+                self._put_cut(cut._replace(producers=held.forget_producers()))
         except StorageError as error:
             log.warning("not trimmed", partition=str(partition), reason=str(error))
-            return
-        if cut is not None:
-            held.first = cut.before
-            held.bytes -= cut.size
-            cut = cut._replace(producers=held.forget_producers())
-            self._cuts[held.number] = cut.behind(self._cuts.get(held.number))
-        if self._cuts:
-            cuts, self._cuts = self._cuts, {}
-            self._writer.put(Work(self._generation, [*cuts.values()]))
-            self._take_done()
 
     def _cut(self, held: Partition, before: int, max_bytes: int | None) -> Cut | None:
-        """What is to be forgotten, oldest first; the newest batch is not."""
+        """The oldest of what is to be forgotten, as much as one transaction should; the newest batch is not."""
         over = 0 if max_bytes is None else held.bytes - max_bytes
         if held.first >= min(before, held.newest) and over <= 0:
             return None
         first, freed = held.first, 0
-        going = True
-        while going:
-            walked = self._database.sizes(held.number, first, _WALK)
-            going = len(walked) == _WALK
-            for (base, size), (end, _) in pairwise(walked):
-                if base >= held.newest or not (end <= before or freed < over):
-                    going = False
-                    break
-                first = end
-                freed += size
+        for (base, size), (end, _) in pairwise(self._database.sizes(held.number, first, _WALK)):
+            if base >= held.newest or not (end <= before or freed < over) or freed > _CUT:
+                break
+            first = end
+            freed += size
         return Cut(held.number, first, freed, ()) if first > held.first else None
+
+    def _put_cut(self, cut: Cut) -> None:
+        self._writer.put(Work(self._generation, [cut]))
+        self._take_done()
 
     # ── group state ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,79 +19,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter_ns
-from typing import NamedTuple
 
 import structlog
 
 from portask.errors import StorageError, StorageFull
-from portask.measuring.histogram import Histogram
-from portask.messages import TopicPartition
-from portask.storage.turns import Pending, Saved, Turn
+from portask.storage.histogram import Histogram
+from portask_variants.storage.database import Work
 
 log = structlog.get_logger("portask.storage")
-
-
-class Part(NamedTuple):
-    """What a turn appended to one partition."""
-
-    number: int
-    key: TopicPartition
-    turn: Turn
-
-
-class State(NamedTuple):
-    """What a group knows of a partition."""
-
-    group: str
-    number: int
-    key: TopicPartition
-    state: bytes
-
-
-class Cut(NamedTuple):
-    """A trim: batches of a partition that begin before an offset, and producers that wrote nothing since."""
-
-    number: int
-    before: int
-    size: int
-    producers: Sequence[int]
-
-    def behind(self, earlier: Cut | None) -> Cut:
-        """This one and one before it that was not stored."""
-        if earlier is None:
-            return self
-        producers = (*earlier.producers, *self.producers)
-        return Cut(self.number, max(earlier.before, self.before), earlier.size + self.size, producers)
-
-
-class Work:
-    """What is to be stored in one transaction, and who is told.
-
-    Attributes:
-        generation: See the module's text.
-        parts: Of each partition, appended batches.
-        drops: Groups to be forgotten, before ``states`` are stored.
-        states: Of groups.
-        cuts: Trims; they come alone.
-        pending: Callbacks of appends, by partition.
-        callbacks: Of everything else.
-    """
-
-    __slots__ = ("callbacks", "cuts", "drops", "generation", "parts", "pending", "states")
-
-    def __init__(self, generation: int, cuts: Sequence[Cut] = ()) -> None:
-        self.generation = generation
-        self.parts: list[Part] = []
-        self.drops: list[str] = []
-        self.states: list[State] = []
-        self.cuts = cuts
-        self.pending: list[Pending] = []
-        self.callbacks: list[Saved] = []
-
-    @property
-    def changes(self) -> bool:
-        """Whether there is something to store."""
-        return bool(self.parts or self.states or self.drops or self.cuts)
 
 
 class Writer:
@@ -183,18 +118,21 @@ class Writer:
                     f"{type(error).__name__} in the storage, a fault of ours: the log says more"
                 )
             if failed is not None:
-                self._fail(works, failed)
+                failed = self._fail(works, failed)
         for work in group:
             stored = failed is None and (work.cuts or work.generation > self._refused)
             self.done.append((work, None if stored else failed or self._reason))
         return bool(works)
 
-    def _fail(self, works: Sequence[Work], error: StorageError) -> None:
+    def _fail(self, works: Sequence[Work], error: StorageError) -> StorageError:
+        """Refuses what is behind ``works``; returns why."""
+        if self._synced and self.failure is None and not isinstance(error, StorageFull):
+            log.critical("sync failed", reason=str(error))
+            self.failure = StorageError(
+                f"{error}; this broker acknowledges nothing more, for the device may have lost what was written; "
+                f"what was synced can be read; see to the device, then start the broker again"
+            )
+        error = self.failure or error
         if not works[0].cuts:
             self._refused, self._reason = works[-1].generation, error
-        if self._synced and not isinstance(error, StorageFull) and self.failure is None:
-            self.failure = StorageError(
-                f"{error}; this broker acknowledges nothing more, for the device may have lost what was written; what "
-                f"was synced can be read; see to the device, then start the broker again"
-            )
-            log.critical("sync failed", reason=str(error))
+        return error
