@@ -62,9 +62,10 @@ class Told:
 def test_it_has_every_ability_also_when_it_is_metered(make: Make) -> None:
     storage = make("synced")
     assert storage.durability is Durability.SYNCED
+    counted = metered(storage)
     for protocol in PROTOCOLS:
         assert isinstance(storage, protocol), protocol
-        assert isinstance(metered(storage), protocol), protocol
+        assert isinstance(counted, protocol), protocol
     Driver(storage).append(batch(1))
     shown = metered(storage).snapshot()
     assert shown["syncs"]["calls"] == 1

@@ -27,10 +27,10 @@ from crc32c import crc32c
 
 from portask.contracts import EARLIEST, LATEST, Compression, Durability, Found, Read
 from portask.errors import OffsetOutOfRange, StorageError
+from portask.measuring.histogram import Histogram
 from portask.messages import Buffer, TopicPartition
 from portask.storage.files import Files
 from portask.storage.gathering import gather
-from portask.storage.histogram import Histogram
 from portask.storage.lock import FolderLock, claim
 from portask.storage.turns import NO_LIMIT, Gathered, Saved, Turns
 from portask.wire import batches
