@@ -112,8 +112,8 @@ def test_figures_are_told_apart_by_what_they_count() -> None:
     measures = [Measure("latency", metric) for metric in ("p50", "p99")]
     (found,) = criteria.judge(run, [msgspec.structs.replace(rule(), measure=measures)])
     titles = [part.title for part in found.parts]
-    assert titles == ["p50 of network.latency, rate 1,000", "p99 of network.latency, rate 1,000"]
-    assert "p50 of network.latency" in found.explanation
+    assert titles == ["network.latency, rate 1,000: p50", "network.latency, rate 1,000: p99"]
+    assert "Network.latency, rate 1,000: p50" in found.explanation
 
 
 def _with(run: Run, found: list[Criterion]) -> Run:

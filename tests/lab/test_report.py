@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portask_lab import report, results, words
+from portask_lab.leads import Leads
 from portask_lab.report import (
     colours,
     compare,
     compression,
     latency,
-    leads,
     markdown,
     memory,
     numbers,
@@ -349,9 +349,9 @@ def test_a_winners_lead_has_an_interval_from_the_blocks(tmp_path: Path) -> None:
         for block, drift in enumerate((1.0, 0.7, 1.3, 0.9, 50.0))
         for label, speed in (("codec/struct", 1.5 + 0.01 * block), ("codec/cbor2", 1.0))
     ]  # fmt: skip
-    assert leads.leads(run, tmp_path) == {}
+    assert Leads(run, tmp_path).of_winners() == {}
     results.append_raw(tmp_path / results.RAW, lines)
-    found = leads.leads(run, tmp_path)
+    found = Leads(run, tmp_path).of_winners()
     assert set(found) == {"codec"}
     assert found["codec"].blocks == 4
     assert 1.48 < found["codec"].low < 1.515 < found["codec"].high < 1.55
@@ -359,7 +359,7 @@ def test_a_winners_lead_has_an_interval_from_the_blocks(tmp_path: Path) -> None:
     assert cell == "1.51× [1.50, 1.53]"
     with (tmp_path / results.RAW).open("ab") as file:
         file.write(b"{cut sho")
-    assert leads.leads(run, tmp_path) == found
+    assert Leads(run, tmp_path).of_winners() == found
 
 
 def test_void_is_told_apart_from_failed_everywhere(written: Path, shown: _Page) -> None:

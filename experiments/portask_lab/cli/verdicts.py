@@ -5,14 +5,16 @@ from __future__ import annotations
 import click
 
 from portask_lab.cli.common import show_table
-from portask_lab.report import tables
+from portask_lab.report import tables, tickets
 from portask_lab.results import Run
 
 
 def show_verdicts(run: Run) -> None:
-    """Prints the criteria, each judged on its best variant; missed ones as missed."""
+    """Prints what overshadows the run, then the criteria, each judged on its best variant; missed ones as missed."""
     if not run.complete:
         click.secho("this run is not complete: do not choose by it", fg="yellow")
+    for warning in tickets.warnings(run):
+        click.secho(warning, fg="yellow")
     table = tables.verdicts(run)
     if not table.rows:
         click.secho("no criterion was judged", fg="yellow")

@@ -24,12 +24,13 @@ def write(run_dir: Path | str) -> Path:
         OSError: the directory cannot be written.
     """
     # drawing needs matplotlib; `portask lab --help` must not
-    from portask_lab.report import chapters, leads, markdown, page  # noqa: PLC0415
+    from portask_lab.leads import Leads  # noqa: PLC0415
+    from portask_lab.report import chapters, markdown, page  # noqa: PLC0415
     from portask_lab.report.document import Picture  # noqa: PLC0415
 
     directory = Path(run_dir)
     run = load(directory)
-    document = chapters.build(run, leads.leads(run, directory))
+    document = chapters.build(run, Leads(run, directory).of_winners())
     folder = directory / FIGURES
     folder.mkdir(exist_ok=True)
     drawn = {

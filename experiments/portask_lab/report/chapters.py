@@ -33,7 +33,7 @@ def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
 
     Args:
         run: What to tell.
-        leads: Family → winner ÷ runner-up, see `portask_lab.report.leads`.
+        leads: Family → winner ÷ runner-up, see `portask_lab.leads`.
     """
     swatches = colours.assign(run)
     candidates = (

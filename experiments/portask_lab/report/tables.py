@@ -11,6 +11,7 @@ from portask_lab.report.document import Cell, Column, Table, Tone
 from portask_lab.results import (
     CONTROL_SUFFIX,
     Case,
+    Confirmation,
     Conformance,
     Criterion,
     CriterionPart,
@@ -180,6 +181,29 @@ def winners(run: Run, leads: Mapping[str, Ratio]) -> Table:
             "Winner ÷ runner-up#",
             "Measured as, and why",
         ),
+        tuple(rows),
+    )
+
+
+def confirmed(found: Confirmation) -> Table:
+    """The broker made of the winners beside the reference broker."""
+    tones: dict[str, Tone] = {"better": "pass", "worse": "fail"}
+    rows = []
+    for figure in found.figures:
+        scale = numbers.scale_for([figure.winners, figure.reference], figure.unit)
+        rows.append(
+            (
+                Cell(figure.words, "strong"),
+                Cell(f"{scale.text(figure.winners)} {scale.unit}"),
+                Cell(f"{scale.text(figure.reference)} {scale.unit}"),
+                Cell(numbers.ratio(figure.ratio, figure.low, figure.high)),
+                Cell("–" if figure.floor is None else f"±{numbers.percent(figure.floor)}"),
+                Cell(figure.verdict, tones.get(figure.verdict, "muted")),
+            )
+        )
+    return Table(
+        "The whole broker made of the winners, beside the reference broker",
+        columns("Figure", "Winners#", "Reference#", "Winners ÷ reference#", "Noise floor#", "Verdict"),
         tuple(rows),
     )
 

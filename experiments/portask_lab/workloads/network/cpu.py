@@ -70,13 +70,14 @@ class Cpu:
         self.rate = number(params, "rate")
         self.size = number(params, "size")
         self.batch = number(params, "batch")
+        self.params = params
         self.seed = seed
 
     def measure(self, seconds: float) -> Measurement:
         """Half a second of idling, then one open-loop run that fills the rest of ``seconds``."""
         times = schedule.constant(self.rate / self.batch, seconds - _IDLE_SECONDS)
         batches = Batches(self.size, self.batch, gap=int(1e9 / self.rate), seed=self.seed)
-        with start(self.entry) as child:
+        with start(self.entry, self.params) as child:
             meter = _Meter(child)
             with Timed(child, self.entry, batches, self.size, len(times)) as link:
                 rest = meter.idle(_IDLE_SECONDS)
@@ -120,7 +121,7 @@ class ClientCpu(Cpu):
 
     def measure(self, seconds: float) -> Measurement:
         """Half a second of idling, then one open-loop run that fills the rest of ``seconds``."""
-        subject = product(self.entry)
+        subject = product(self.entry, self.params)
         times = schedule.constant(self.rate / self.batch, seconds - _IDLE_SECONDS)
         with subject.start() as child:
             meter = _Meter(child)
