@@ -70,6 +70,8 @@ _FIGURES = (
     _Asked("cpu", "CPU at 50,000 msg/s", "network.cpu", "cpu"),
 )
 
+_SAID: dict[str, Literal["better", "worse"]] = {"faster": "better", "slower": "worse"}
+
 Progress = Callable[[str, float, float], None]
 """``progress(text, done, left)``: what goes on, the share that is over, seconds left."""
 
@@ -163,15 +165,14 @@ def brokers(winners: Sequence[Winner]) -> tuple[dict[str, str], dict[str, str], 
 def judge(record: Run) -> Confirmation:
     """What the rounds of a confirmation say; see the module's head for the rule."""
     figures = [_figure(record, asked) for asked in _FIGURES]
-    known = [figure for figure in figures if figure.ratio is not None]
-    adjusted = statistics.holm([_p(record, asked) for asked in _FIGURES if _of(record, asked, WINNERS)])
+    compared = [(figure, asked) for figure, asked in zip(figures, _FIGURES, strict=True) if figure.ratio]
+    adjusted = statistics.holm([_p(record, asked) for _, asked in compared])
     blind = sum(not block.voided for block in record.blocks) < 2
-    for figure, p in zip(known, adjusted, strict=True):
-        if not blind and figure.ratio is not None and figure.floor is not None:
+    for (figure, _), p in zip(compared, adjusted, strict=True):
+        figure.verdict = "not told apart"
+        if not blind and figure.ratio and figure.floor is not None:
             said = statistics.verdict(figure.ratio, p, figure.floor, figure.better)
-            figure.verdict = {"faster": "better", "slower": "worse"}.get(said, "not told apart")  # type: ignore[assignment]
-        else:
-            figure.verdict = "not told apart"
+            figure.verdict = _SAID.get(said, "not told apart")
     voided = sum(block.voided for block in record.blocks)
     good, reason = _outcome(record, figures, blind=blind)
     outcome: Literal["confirmed", "not confirmed"] = "confirmed" if good else "not confirmed"
@@ -207,8 +208,10 @@ def _outcome(record: Run, figures: Sequence[ConfirmedFigure], *, blind: bool) ->
 
 
 def _why(record: Run) -> str:
-    details = dict.fromkeys(each.detail.splitlines()[0] for each in record.failures)
-    return "; ".join(details) or "it was not measured"
+    if not record.failures:
+        return "it was not measured"
+    more = f", and {len(record.failures) - 1} more like it" if len(record.failures) > 1 else ""
+    return f"{record.failures[0].detail.splitlines()[0]}{more}"
 
 
 def _list(words: Sequence[str]) -> str:

@@ -101,6 +101,16 @@ def test_void_measurements_say_why_there_is_no_figure() -> None:
     assert confirm.judge(run).reason.endswith("the generator was late.")
 
 
+def test_a_figure_that_the_reference_lacks_is_no_figure() -> None:
+    run = record({**SAME, "cpu": 0.5})
+    summary = next(each for each in run.summaries if "p99" in each.case and each.variant == confirm.WINNERS)
+    summary.ratio = summary.p = None
+    found = confirm.judge(run)
+    assert found.outcome == "not confirmed"
+    assert {figure.name: figure.verdict for figure in found.figures}["p99"] == "no figure"
+    assert {figure.name: figure.verdict for figure in found.figures}["cpu"] == "better"
+
+
 def test_families_without_a_winner_are_the_reference() -> None:
     ours, theirs, notes = confirm.brokers(
         [*winners("codec/struct"), Winner(family="pool", variant="", objective="")]
