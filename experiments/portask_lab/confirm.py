@@ -41,14 +41,21 @@ from portask_lab.blocks import Arm, SuiteData
 from portask_lab.corpora import CONTROLS, REAL, Corpus, CorpusError
 from portask_lab.corpora.load import load
 from portask_lab.noise import Rule
-from portask_lab.results import CONTROL_SUFFIX, Confirmation, ConfirmedFigure, Run, Scalar, Winner
+from portask_lab.results import (
+    CONFIRMATION,
+    CONTROL_SUFFIX,
+    Confirmation,
+    ConfirmedFigure,
+    Run,
+    Scalar,
+    Winner,
+)
 from portask_lab.suites import QUICK, Job, Suite
 
 SECONDS = 60.0
 """Wall time that a confirmation may take."""
 ROUNDS = 3
 """The least number of valid rounds."""
-FOLDER = "confirmation"
 WINNERS, REFERENCE = "broker/winners", "broker/reference"
 
 _LATENCY: dict[str, Scalar] = {"rate": 1_000, "size": 64, "schedule": "constant"}
@@ -110,7 +117,7 @@ def confirm(
 
     data = _measure(ours, theirs, corpus, seed, seconds, told, rule)
     record = Run(
-        id=f"{run.id}/{FOLDER}",
+        id=f"{run.id}/{CONFIRMATION}",
         started=started,
         seconds=time.monotonic() - start,
         profile="confirmation",
@@ -134,7 +141,7 @@ def confirm(
         seconds=record.seconds,
         seed=seed,
         corpus=corpus.name,
-        results=FOLDER,
+        results=CONFIRMATION,
         winners=ours,
         reference=theirs,
         notes=notes,
@@ -256,7 +263,7 @@ def _measure(  # noqa: PLR0917 - each is needed and named where it is called
     progress: Callable[[str, float], None],
     rule: Rule | None,
 ) -> SuiteData:
-    suite = Suite(FOLDER, "Confirmation", "Are the winners better together, too?", seconds, seconds)
+    suite = Suite(CONFIRMATION, "Confirmation", "Are the winners better together, too?", seconds, seconds)
     profile = msgspec.structs.replace(QUICK, blocks=ROUNDS, most=100)
     arms = [
         _arm(WINNERS, "variant", ours, corpus),
@@ -285,9 +292,9 @@ def _arm(label: str, role: results.Role, parts: Mapping[str, str], corpus: Corpu
     jobs = tuple(
         Job(workload, {**params, **given}, seconds, 1, "whole", True)
         for workload, params, seconds in (
-            ("network.client_throughput", {"corpus": corpus.name}, 0.8),
-            ("network.latency", _LATENCY, 1.2),
-            ("network.cpu", _CPU, 1.7),
+            ("network.client_throughput", {"corpus": corpus.name}, 0.6),
+            ("network.latency", _LATENCY, 1.0),
+            ("network.cpu", _CPU, 1.5),
         )
     )
     return Arm(label, role, registry.get("server", parts["server"]), jobs, "whole")
@@ -329,7 +336,7 @@ def _corpus(run: Run) -> tuple[Corpus, str]:
 
 
 def _place(directory: Path) -> Path:
-    place = directory / FOLDER
+    place = directory / CONFIRMATION
     try:
         if place.exists():
             shutil.rmtree(place)

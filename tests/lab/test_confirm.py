@@ -24,14 +24,22 @@ def winners(*labels: str) -> list[Winner]:
 
 def record(ratios: dict[str, float], *, p: float = 0.001, floor: float = 0.05, voided: int = 0) -> Run:
     """Rounds in which the winners are so many times the reference, by the figure's name."""
-    run = empty_run([confirm.FOLDER], voided=voided)
+    run = empty_run([results.CONFIRMATION], voided=voided)
     for asked in confirm._FIGURES:
         if asked.name not in ratios:
             continue
         ratio = ratios[asked.name]
         better: results.Better = "higher" if asked.name == "throughput" else "lower"
         values = {confirm.REFERENCE: 100.0, confirm.WINNERS: 100.0 * ratio}
-        add(run, asked.workload, asked.metric, dict(values), suite=confirm.FOLDER, better=better, floor=floor)
+        add(
+            run,
+            asked.workload,
+            asked.metric,
+            dict(values),
+            suite=results.CONFIRMATION,
+            better=better,
+            floor=floor,
+        )
         summary = run.summaries[-1]
         summary.ratio, summary.ratio_low, summary.ratio_high = ratio, ratio * 0.9, ratio * 1.1
         summary.p = p
@@ -81,7 +89,7 @@ def test_a_broker_that_fails_is_not_confirmed_whatever_its_figures() -> None:
     run = record({**SAME, "cpu": 0.5})
     run.failures = [
         Failure(
-            variant=confirm.WINNERS, suite=confirm.FOLDER, workload="network.cpu", params={}, block=0,
+            variant=confirm.WINNERS, suite=results.CONFIRMATION, workload="network.cpu", params={}, block=0,
             detail="WrongResult: message 2 was due\n  File …", kind="wrong",
         )
     ]  # fmt: skip
@@ -94,7 +102,7 @@ def test_void_measurements_say_why_there_is_no_figure() -> None:
     run = record({"throughput": 2.0, "cpu": 0.5})
     run.failures = [
         Failure(
-            variant=confirm.WINNERS, suite=confirm.FOLDER, workload="network.latency", params={}, block=0,
+            variant=confirm.WINNERS, suite=results.CONFIRMATION, workload="network.latency", params={}, block=0,
             detail="the generator was late", kind="void",
         )
     ]  # fmt: skip
@@ -161,17 +169,17 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(tmp_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the load generator reads /proc and uses epoll")
 def test_a_round_measures_whole_brokers_and_is_kept_beside_the_run(tmp_path: Path) -> None:
-    (tmp_path / confirm.FOLDER).mkdir()
-    (tmp_path / confirm.FOLDER / "old").write_text("of an earlier one")
+    (tmp_path / results.CONFIRMATION).mkdir()
+    (tmp_path / results.CONFIRMATION / "old").write_text("of an earlier one")
     seen: list[tuple[str, float, float]] = []
     chosen = winners("codec/struct", "server/epoll", "storage/segment-log", "compression/always")
     found = confirm.confirm(
         empty_run(), chosen, tmp_path, seconds=0.1, progress=lambda *now: seen.append(now), rule=NEVER
     )
-    kept = results.load(tmp_path / confirm.FOLDER)
+    kept = results.load(tmp_path / results.CONFIRMATION)
     assert not kept.faults, "a storage that compresses is read as well"
     assert kept.confirmation == found
-    assert not (tmp_path / confirm.FOLDER / "old").exists()
+    assert not (tmp_path / results.CONFIRMATION / "old").exists()
     assert found.rounds == 1
     assert found.outcome == "not confirmed"
     assert "Nothing was compared: 1 round, when time was up." in found.reason
@@ -182,7 +190,7 @@ def test_a_round_measures_whole_brokers_and_is_kept_beside_the_run(tmp_path: Pat
     assert throughput.winners
     assert throughput.reference
     assert throughput.ratio
-    lines = list(results.read_raw(tmp_path / confirm.FOLDER))
+    lines = list(results.read_raw(tmp_path / results.CONFIRMATION))
     assert {line.variant for line in lines} == {
         confirm.WINNERS, confirm.REFERENCE, confirm.REFERENCE + results.CONTROL_SUFFIX,
     }  # fmt: skip

@@ -122,9 +122,9 @@ def _show(run: Run, winners: list[Winner], found: Confirmation) -> None:
     for note in found.notes:
         click.echo(paint(note, "muted"))
     if found.figures:
-        from portask_lab.report import tables  # noqa: PLC0415 - draws nothing, but is the report's
+        from portask_lab.report import winners as shown  # noqa: PLC0415 - draws nothing, but is the report's
 
-        table = tables.confirmed(found)
+        table = shown.confirmed(found)
         heads = [column.name.upper() for column in table.columns]
         numbers = [at for at, column in enumerate(table.columns) if column.number]
         click.echo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from portask_lab.cli.common import show_table
-from portask_lab.report import tables, tickets
+from portask_lab.report import tickets, verdicts
 from portask_lab.results import Run
 
 
@@ -15,7 +15,7 @@ def show_verdicts(run: Run) -> None:
         click.secho("this run is not complete: do not choose by it", fg="yellow")
     for warning in tickets.warnings(run):
         click.secho(warning, fg="yellow")
-    table = tables.verdicts(run)
+    table = verdicts.verdicts(run)
     if not table.rows:
         click.secho("no criterion was judged", fg="yellow")
         return
@@ -23,6 +23,6 @@ def show_verdicts(run: Run) -> None:
     numbers = [at for at, column in enumerate(table.columns) if column.number]
     show_table(heads, [[(cell.text, cell.tone) for cell in row] for row in table.rows], numbers)
     click.echo()
-    for item in tables.headlines(run):
+    for item in verdicts.headlines(run):
         if item.explanation:
             click.secho(f"{item.title}: {item.explanation}", dim=True)

@@ -46,6 +46,7 @@ from portask_lab.results.outcomes import (
 )
 from portask_lab.results.pictures import Curve, MemoryLine, Point, Trace
 from portask_lab.results.store import (
+    CONFIRMATION,
     RAW,
     RESULTS,
     SCHEMA,
@@ -60,6 +61,7 @@ from portask_lab.results.store import (
 )
 
 __all__ = [
+    "CONFIRMATION",
     "CONTROL_SUFFIX",
     "RAW",
     "RESULTS",

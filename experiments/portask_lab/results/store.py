@@ -28,6 +28,8 @@ from portask_lab.results.pictures import Curve, MemoryLine, Point, Trace
 SCHEMA = 1
 RESULTS = "results.json"
 RAW = "raw.ndjson"
+CONFIRMATION = "confirmation"
+"""Folder in a run's directory with the results of the confirmation (`portask_lab.confirm`), a run of its own."""
 
 
 class ResultsError(PortaskError):
