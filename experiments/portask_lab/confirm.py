@@ -33,6 +33,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from portask import registry
+from portask.config import Settings
 from portask.contracts import FAMILIES
 from portask.errors import ConfigError
 from portask.registry import REFERENCE_NAMES
@@ -155,7 +156,8 @@ def brokers(winners: Sequence[Winner]) -> tuple[dict[str, str], dict[str, str], 
     """Family → variant of the winners' broker and of the one to compare it with, and notes on the latter."""
     theirs = dict(REFERENCE_NAMES)
     chosen = {winner.family: winner.variant.partition("/")[2] for winner in winners if winner.variant}
-    ours = {family: chosen.get(family, theirs[family]) for family in FAMILIES}
+    served = Settings()  # what a configuration does not name is what the broker takes by itself
+    ours = {family: chosen.get(family, served.choice(family).variant) for family in FAMILIES}
     durable = [
         "durable" in registry.get("storage", parts["storage"]).capabilities for parts in (ours, theirs)
     ]

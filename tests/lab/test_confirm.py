@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from portask.config import Settings
+from portask.contracts import FAMILIES
 from portask.errors import ConfigError
 from portask.registry import REFERENCE_NAMES
 from portask_lab import confirm, results
@@ -119,10 +121,13 @@ def test_a_figure_that_the_reference_lacks_is_no_figure() -> None:
     assert {figure.name: figure.verdict for figure in found.figures}["cpu"] == "better"
 
 
-def test_families_without_a_winner_are_the_reference() -> None:
-    ours, theirs, notes = confirm.brokers(
-        [*winners("codec/struct"), Winner(family="pool", variant="", objective="")]
-    )
+def test_families_without_a_winner_are_what_the_broker_takes_by_itself() -> None:
+    found = [*winners("codec/struct"), Winner(family="pool", variant="", objective="")]
+    ours, theirs, _ = confirm.brokers(found)
+    served = Settings()
+    assert ours == {**{family: served.choice(family).variant for family in FAMILIES}, "codec": "struct"}
+    assert {**theirs, "storage": ""} == {**REFERENCE_NAMES, "storage": ""}
+    ours, theirs, notes = confirm.brokers(winners("codec/struct", "storage/memory"))
     assert ours == {**REFERENCE_NAMES, "codec": "struct"}
     assert theirs == REFERENCE_NAMES
     assert notes == []
