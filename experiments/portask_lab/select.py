@@ -65,11 +65,11 @@ class _Contest:
     def winner(self) -> Winner:
         """The winner, or why there is none."""
         first, values = self.first, self.values
-        if not values:
+        if not values and not self.void:
             why = "; ".join(f"{label}: {reason}" for label, reason in self.barred.items())
             why = why or f"no variant was measured in everything that counts ({first.words})"
             return Winner(family=self.family, variant="", objective=first.words, reason=why)
-        if _blind(self.run, first.suite):
+        if not values or _blind(self.run, first.suite):
             return self._undecided()
         order = sorted(values, key=lambda label: (values[label], label), reverse=first.better == "higher")
         equal = self._equal(first, values, order[0])
@@ -96,6 +96,8 @@ class _Contest:
         """What stays when noise forbids comparing by the first objective."""
         candidates = [*self.values, *self.void]
         why = f"Fewer than two blocks of suite {self.first.suite} were quiet enough to compare anything, so"
+        if not self.values:
+            why = f"Every measurement of it was void in suite {self.first.suite}, so"
         if len(candidates) == 1:
             return self._made(candidates[0], "", tie=False, reason=_ALONE)
         equal, decided = self._narrowed(candidates)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from portask_lab import results, select
@@ -149,6 +150,18 @@ def test_a_void_measurement_costs_the_default_nothing_where_nothing_was_compared
     assert found.variant == "server/asyncio-streams"
     assert found.value is None
     assert "the default stays" in found.reason
+
+
+def test_the_default_stays_where_every_measurement_was_void() -> None:
+    run = servers({"server/epoll": 2_441.0}, 0, void="server/asyncio-streams")
+    run.summaries = []
+    found = winner(run)
+    assert found.variant == "server/asyncio-streams"
+    assert found.reason == "the only candidate, no other variant has a figure for this."
+    run.failures.append(msgspec.structs.replace(run.failures[0], variant="server/epoll"))
+    found = winner(run)
+    assert found.variant == "server/asyncio-streams"
+    assert found.reason == "Every measurement of it was void in suite latency, so the default stays."
 
 
 def test_a_variant_that_was_not_compared_because_its_measurements_were_void_is_named() -> None:
