@@ -153,7 +153,7 @@ PLANS: tuple[Plan, ...] = (
         seconds=(0.4, 10.0),
         controlled=False,
     ),
-    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.7, 40.0)),
+    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.5, 40.0)),
     Plan("cpu", "network.client_cpu", quick=(), full=(_FIFTY,), seconds=(1.0, 40.0), controlled=False),
     Plan(
         "connections",
