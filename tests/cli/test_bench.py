@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,10 @@ from typing import Any
 import pytest
 
 from portask import sync
+from portask.cli.bench.consuming import Subscriber
+from portask.cli.bench.orders import Load, Task, Timing
+from portask.cli.bench.producing import Producer, open_loop, window
+from portask.client import connect
 from portask.messages import RecordBatch, TopicPartition
 from portask.reference.storage import MemoryStorage
 from portask.wire import batches
@@ -197,6 +202,36 @@ def test_latency_counts_from_the_time_at_which_a_message_was_due(
     assert latency["messages"] == 240
     assert latency["max_us"] > 490_000
     assert latency["p90_us"] > 200_000, "a closed loop would have sent one message into the pause"
+
+
+async def test_a_message_that_is_sent_late_took_longer(start_broker: StartBroker) -> None:
+    """The generator itself stands still: what was due meanwhile was late, and its latency says so."""
+    load = Load(
+        url=start_broker().url,
+        kind="latency",
+        topic="t",
+        seconds=1.0,
+        rate=100.0,
+        producers=1,
+        subscribers=1,
+    )
+    timing = Timing()
+    async with connect(load.url) as client:
+        await client.create_topic("t")
+        producer, subscriber = Producer(load, 0, client), Subscriber(load, 0, client)
+        await subscriber.subscribe()
+        start = time.monotonic_ns()
+        receiving = asyncio.create_task(subscriber.run(window(load, start)))
+        asyncio.get_running_loop().call_later(0.5, time.sleep, 0.3)
+        await open_loop(Task(load, 0, 1, [0], [0]), [producer], start, timing)
+        while subscriber.ledger.messages < 100:  # noqa: ASYNC110 - nothing tells when it is so
+            await asyncio.sleep(0.01)
+        receiving.cancel()
+    assert timing.sends == subscriber.latencies.count == 80
+    assert timing.late >= 25, "those that were due in the pause, but for its last 10 ms"
+    assert timing.worst > 250_000_000
+    assert subscriber.latencies.largest > timing.worst
+    assert subscriber.latencies.percentile(0.75) > 10_000_000
 
 
 def test_a_generator_that_cannot_keep_up_says_so(broker: Running, topic: str) -> None:
@@ -390,6 +425,7 @@ def running(broker: Running, topic: str, *arguments: str) -> Iterator[subprocess
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        start_new_session=True,
     ) as process:
         try:
             wait_for(lambda: stored(broker, topic) > 100)
@@ -403,7 +439,7 @@ def test_an_interrupt_shows_the_figures_up_to_then(
     broker: Running, topic: str, arguments: tuple[str, ...]
 ) -> None:
     with running(broker, topic, *arguments) as process:
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "")
     assert "Interrupted: these are the figures up to then." in out
