@@ -13,7 +13,8 @@ from portask import registry
 from portask.cli.bench.conductor import Conductor, Outcome
 from portask.cli.bench.orders import Load, Task
 from portask.cli.bench.progress import Line
-from portask.cli.bench.summary import Setting, Summary, show, summarize
+from portask.cli.bench.summary import Setting, Summary, summarize
+from portask.cli.bench.text import show
 from portask.cli.output import is_terminal, print_json
 from portask.client import Client, connect
 from portask.config.fingerprint import fingerprint
