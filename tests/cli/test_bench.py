@@ -450,6 +450,21 @@ def test_an_interrupt_shows_the_figures_up_to_then(
         assert f" {published[1]} messages, none lost, repeated, reordered or altered" in out
 
 
+def test_an_interrupt_does_not_wait_for_a_broker_that_stands_still(broker: Running, topic: str) -> None:
+    with running(broker, topic, "both") as process:
+        os.kill(broker.process.pid, signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=25)
+        finally:
+            os.kill(broker.process.pid, signal.SIGCONT)
+    assert process.returncode == 1
+    assert err.startswith("portask: what was under way was not acknowledged within 5 s after the interrupt; ")
+    assert err.count("\n") == 1
+    assert re.search(r"^received +[\d,]+ msg/s", out, re.MULTILINE)
+    assert "WRONG" not in out
+
+
 def test_a_second_interrupt_ends_it_at_once(broker: Running, topic: str) -> None:
     with running(broker, topic, "both") as process:
         os.kill(broker.process.pid, signal.SIGSTOP)
