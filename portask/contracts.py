@@ -411,6 +411,19 @@ class Gathering(Protocol):
 
 
 @runtime_checkable
+class Immediate(Protocol):
+    """A storage whose appends are as durable as declared when they return: nothing has to be kept until they are."""
+
+    def append_now(self, partition: TopicPartition, batch: RecordBatch, now: int) -> int:
+        """`Storage.append`, with the base offset as its result.
+
+        Raises:
+            StorageFull: what `Storage.append` would have called back with.
+        """
+        ...
+
+
+@runtime_checkable
 class Producers(Protocol):
     """A storage that remembers where each producer stands, so that a retry is known as one after a restart."""
 
@@ -487,8 +500,9 @@ class FramedEndpoint(Endpoint, Protocol):
 
     frame_limit: int
     """Largest body that may come now, bytes. Grows once, when the handshake is complete."""
-    output: list[Buffer]
-    """What `take_output` would give. The same list for as long as the endpoint lives: taking out is clearing it."""
+    output: list[Any]
+    """What to write now, each a `portask.wire.frames.Outgoing` whose header the server makes. Always the same list:
+    taking out is clearing it."""
 
     def receive_frames(self, frames: list[Any], refused: Buffer = b"") -> None:
         """`Endpoint.receive` for frames that were cut and checked already.

@@ -77,23 +77,26 @@ class MemoryStorage:
 
     def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
         """See `portask.contracts.Storage.append`. Completes at once."""
+        try:
+            base = self.append_now(partition, batch, now)
+        except StorageFull as full:
+            done(-1, full)
+        else:
+            done(base, None)
+
+    def append_now(self, partition: TopicPartition, batch: RecordBatch, now: int) -> int:
+        """See `portask.contracts.Immediate`."""
         data = batch.data
         if self._used + len(data) > self._max_bytes:
-            done(
-                -1,
-                StorageFull(
-                    f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"
-                ),
+            raise StorageFull(
+                f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"
             )
-            return
         log = self._logs.get(partition)
         if log is None:
             log = self._logs[partition] = _Log()
         before = log.size
         base = log.next
-        if Coalescer.fits(batch) and self._gather(log, batch, now):
-            pass
-        else:
+        if batch.count > 1 or not (Coalescer.fits(batch) and self._gather(log, batch, now)):
             if log.open is not None:
                 self._close(log)
             log.keep(b"".join((batches.stamp(base, now), memoryview(data)[batches.STAMP_SIZE :])), base, now)
@@ -101,7 +104,7 @@ class MemoryStorage:
                 log.producers[batch.producer] = batches.standing(batch, base)
         log.next = base + batch.count
         self._used += log.size - before
-        done(base, None)
+        return base
 
     def _gather(self, log: _Log, batch: RecordBatch, now: int) -> bool:
         """Adds a one-record batch to the open one, or begins another with it."""
