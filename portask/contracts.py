@@ -411,19 +411,6 @@ class Gathering(Protocol):
 
 
 @runtime_checkable
-class Immediate(Protocol):
-    """A storage whose appends are as durable as declared when they return: nothing has to be kept until they are."""
-
-    def append_now(self, partition: TopicPartition, batch: RecordBatch, now: int) -> int:
-        """`Storage.append`, with the base offset as its result.
-
-        Raises:
-            StorageFull: what `Storage.append` would have called back with.
-        """
-        ...
-
-
-@runtime_checkable
 class Producers(Protocol):
     """A storage that remembers where each producer stands, so that a retry is known as one after a restart."""
 

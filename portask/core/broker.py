@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Found, Gathering, Immediate, Storage
+from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
 from portask.core import requests
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
@@ -97,7 +97,6 @@ class Broker:
         producers: Where each idempotent producer stands.
         inboxes: Where replies go.
         groups: Consumer groups, whether anybody is there or not.
-        immediate: The storage, if its appends are complete when they return.
         arrived: Sessions that received something since the last turn.
         touched: Partitions that were appended to in this turn; see also `touch`.
     """
@@ -126,7 +125,6 @@ class Broker:
         self._next_sweep = 0
         self._deferred = storage if isinstance(storage, Deferred) else None
         self._gathering = storage if isinstance(storage, Gathering) else None
-        self.immediate = storage if isinstance(storage, Immediate) else None
         if self._deferred is not None:
             self._deferred.notify = self._notified
         self._offer = control.Welcome(

@@ -23,7 +23,6 @@ def publish(broker: Broker, session: Session, frame: Frame) -> None:
         RemoteProtocolError: the channel is not open.
         Draining: the broker is going away.
         BatchError: the batch is damaged or too large.
-        StorageFull: what the storage refuses at once.
     """
     number = frame.channel
     channel = session.channels.get(number)
@@ -34,14 +33,6 @@ def publish(broker: Broker, session: Session, frame: Frame) -> None:
     batch = frame.batch
     if batch is None or batch.raw_length > broker.options.max_raw:
         batch = batches.parse(frame.body, broker.options.max_raw)
-    immediate = broker.immediate
-    if immediate is not None and not batch.producer:
-        offset = immediate.append_now(channel.partition.key, batch, broker.now)
-        if frame.correlation:
-            channel.slots.append([frame.correlation, offset, 0])
-            session.acking[channel] = None
-        _arrived(broker, channel, batch, offset)
-        return
     slot = [frame.correlation, -1, len(batch.data)]
     if frame.correlation:
         channel.slots.append(slot)
@@ -51,14 +42,6 @@ def publish(broker: Broker, session: Session, frame: Frame) -> None:
         append_once(broker, channel.partition, batch, stored, partial(_known, broker, channel, slot))
     else:
         broker.storage.append(channel.partition.key, batch, broker.now, stored)
-
-
-def _arrived(broker: Broker, channel: Channel, batch: RecordBatch, offset: int) -> None:
-    """The storage has a batch that came in this turn: it may go out without being read back."""
-    partition = channel.partition
-    partition.next = offset + batch.count
-    partition.fresh.append((offset, batch))
-    broker.touched[partition] = None
 
 
 def _stored(  # noqa: PLR0917 - the first five are bound when the batch arrives
@@ -74,14 +57,15 @@ def _stored(  # noqa: PLR0917 - the first five are bound when the batch arrives
     if error is not None:
         _lost(broker, channel, slot, error)
         return
+    partition = channel.partition
+    partition.next = offset + batch.count
     if slot[0]:
         slot[1] = offset
         channel.session.acking[channel] = None
     if turn == broker.turns and broker.in_turn:
-        _arrived(broker, channel, batch, offset)
+        partition.fresh.append((offset, batch))  # it may go out without being read back
+        broker.touched[partition] = None
         return
-    partition = channel.partition
-    partition.next = offset + batch.count
     partition.fresh.clear()  # the arrival's bytes are gone: readers go to the storage
     broker.mark(channel.session)
     broker.touch(partition)

@@ -77,20 +77,11 @@ class MemoryStorage:
 
     def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
         """See `portask.contracts.Storage.append`. Completes at once."""
-        try:
-            base = self.append_now(partition, batch, now)
-        except StorageFull as full:
-            done(-1, full)
-        else:
-            done(base, None)
-
-    def append_now(self, partition: TopicPartition, batch: RecordBatch, now: int) -> int:
-        """See `portask.contracts.Immediate`."""
         data = batch.data
         if self._used + len(data) > self._max_bytes:
-            raise StorageFull(
-                f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"
-            )
+            text = f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"
+            done(-1, StorageFull(text))
+            return
         log = self._logs.get(partition)
         if log is None:
             log = self._logs[partition] = _Log()
@@ -104,7 +95,7 @@ class MemoryStorage:
                 log.producers[batch.producer] = batches.standing(batch, base)
         log.next = base + batch.count
         self._used += log.size - before
-        return base
+        done(base, None)
 
     def _gather(self, log: _Log, batch: RecordBatch, now: int) -> bool:
         """Adds a one-record batch to the open one, or begins another with it."""
