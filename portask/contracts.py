@@ -487,8 +487,9 @@ class FramedEndpoint(Endpoint, Protocol):
 
     frame_limit: int
     """Largest body that may come now, bytes. Grows once, when the handshake is complete."""
-    output: list[Buffer]
-    """What `take_output` would give. The same list for as long as the endpoint lives: taking out is clearing it."""
+    output: list[Any]
+    """What to write now, each a `portask.wire.frames.Outgoing` whose header the server makes. Always the same list:
+    taking out is clearing it."""
 
     def receive_frames(self, frames: list[Any], refused: Buffer = b"") -> None:
         """`Endpoint.receive` for frames that were cut and checked already.

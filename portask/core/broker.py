@@ -97,6 +97,8 @@ class Broker:
         producers: Where each idempotent producer stands.
         inboxes: Where replies go.
         groups: Consumer groups, whether anybody is there or not.
+        arrived: Sessions that received something since the last turn.
+        touched: Partitions that were appended to in this turn; see also `touch`.
     """
 
     def __init__(
@@ -116,9 +118,9 @@ class Broker:
         self.inboxes = Inboxes()
         self.turns = 0
         self.in_turn = False
-        self._arrived: dict[Session, None] = {}
+        self.arrived: dict[Session, None] = {}
         self._dirty: dict[Session, None] = {}
-        self._touched: dict[Partition, None] = {}
+        self.touched: dict[Partition, None] = {}
         self._handshakes: deque[Session] = deque()
         self._next_sweep = 0
         self._deferred = storage if isinstance(storage, Deferred) else None
@@ -135,7 +137,7 @@ class Broker:
             compression=self.options.clients[1],
         )
         restore(self)
-        self._touched.clear()  # nobody is there yet
+        self.touched.clear()  # nobody is there yet
 
     # ── what a server calls ───────────────────────────────────────────────────────────────────────────────
 
@@ -159,19 +161,15 @@ class Broker:
             return
         self._let_go(session)
         session.closing = True
-        self._arrived.pop(session, None)
+        self.arrived.pop(session, None)
         self._dirty.pop(session, None)
-
-    def arrived(self, session: Session) -> None:
-        """Called by a session that received something."""
-        self._arrived[session] = None
 
     def uncongested(self, session: Session) -> None:
         """Called by a server when a congested connection has room again."""
         session.congested = False
         session.owed = 0
         if session.inbox:
-            self._arrived[session] = None
+            self.arrived[session] = None
             self._dirty[session] = None
         if session.paused:
             self._dirty[session] = None
@@ -191,7 +189,7 @@ class Broker:
         groups = self.groups
         if groups.due <= now:
             groups.tick(now)
-        arrived, self._arrived = self._arrived, {}
+        arrived, self.arrived = self.arrived, {}
         dirty = self._dirty
         for session in arrived:
             session.last_seen = now
@@ -199,8 +197,10 @@ class Broker:
             if inbox:
                 session.inbox = []
                 requests.handle(self, session, inbox)
-        self.commit()
-        touched = self._touched
+        gathering = self._gathering
+        if gathering is not None:
+            gathering.commit()
+        touched = self.touched
         while touched:
             partition, _ = touched.popitem()
             if partition.shares:
@@ -215,7 +215,8 @@ class Broker:
             groups.deliver(now)
         if now >= self._next_sweep:
             self._sweep(now)
-        self.commit()  # what deliveries and timers saved or appended
+        if gathering is not None:
+            gathering.commit()  # what deliveries and timers saved or appended
         dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
         self._dirty = {}
@@ -226,7 +227,7 @@ class Broker:
     def deadline(self) -> int | None:
         """See `portask.contracts.Engine.deadline`."""
         groups = self.groups
-        if self.delivery.behind or self._dirty or self._touched or self._arrived:
+        if self.delivery.behind or self._dirty or self.touched or self.arrived:
             return 0
         if groups.groups and groups.busy:
             return 0
@@ -296,7 +297,7 @@ class Broker:
 
     def touch(self, partition: Partition) -> None:
         """Batches were appended to it."""
-        self._touched[partition] = None
+        self.touched[partition] = None
         if not self.in_turn:
             self.wake()
 
@@ -351,7 +352,7 @@ class Broker:
             held or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
         )
         if held and not session.congested and session.reading <= ANSWERS_LIMIT:
-            self._arrived[session] = None
+            self.arrived[session] = None
         if state is State.DRAINING and not (session.unacked or session.reading or held):
             requests.finish_drain(session)
             self._let_go(session)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,12 +13,11 @@ from portask.core.fetching import Fetch
 from portask.core.groups import Seat
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
 from portask.core.positions import resume_offset, start_offset
-from portask.core.producers import append_once
+from portask.core.publishing import publish
 from portask.core.session import Channel, Later, Session
 from portask.core.topics import check_filter, matcher
 from portask.errors import (
     BrokerError,
-    Draining,
     LocalProtocolError,
     NotPermitted,
     PortaskError,
@@ -27,8 +25,7 @@ from portask.errors import (
     UnknownPartition,
     UnknownTopic,
 )
-from portask.messages import RecordBatch
-from portask.wire import batches, control
+from portask.wire import control
 from portask.wire.frames import HEADER_SIZE, REPLY, Frame, Opcode
 from portask.wire.inboxes import PREFIX
 
@@ -62,71 +59,6 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
             session.flush_acks()
             session.refuse(BrokerError("the broker failed on this request; its log says why"), 0)
             return
-
-
-def _publish(broker: Broker, session: Session, frame: Frame) -> None:
-    number = frame.channel
-    channel = session.channels.get(number)
-    if channel is None:
-        raise RemoteProtocolError(f"PUBLISH on channel {number}, which was not opened")
-    if broker.draining:
-        raise Draining("this broker is going away: publish to another, or later")
-    batch = frame.batch
-    if batch is None or batch.raw_length > broker.options.max_raw:
-        batch = batches.parse(frame.body, broker.options.max_raw)
-    slot = [frame.correlation, -1, len(batch.data)]
-    if frame.correlation:
-        channel.slots.append(slot)
-        session.unacked += slot[2]
-    done = partial(_stored, broker, channel, slot, batch, broker.turns)
-    if batch.sequence and batch.producer:
-        append_once(broker, channel.partition, batch, done, partial(_known, broker, channel, slot))
-    else:
-        broker.storage.append(channel.partition.key, batch, broker.now, done)
-
-
-def _stored(  # noqa: PLR0917 - bound by `partial`, called by the storage with the last two
-    broker: Broker,
-    channel: Channel,
-    slot: list[int],
-    batch: RecordBatch,
-    turn: int,
-    offset: int,
-    error: PortaskError | None,
-) -> None:
-    """The storage has the batch that came in so many turns' time, or has not."""
-    if error is not None:
-        _not_stored(broker, channel, slot, error)
-        return
-    partition = channel.partition
-    partition.next = offset + batch.count
-    if slot[0]:
-        slot[1] = offset
-        channel.session.acking[channel] = None
-    if turn == broker.turns and broker.in_turn:
-        partition.fresh.append((offset, batch))
-    else:
-        partition.fresh.clear()  # the arrival's bytes are gone: readers go to the storage
-        broker.mark(channel.session)
-    broker.touch(partition)
-
-
-def _not_stored(broker: Broker, channel: Channel, slot: list[int], error: PortaskError) -> None:
-    session = channel.session
-    if slot[0]:
-        channel.slots.remove(slot)
-        session.unacked -= slot[2]
-    session.flush_acks()
-    session.refuse(error, slot[0], channel.number)
-    broker.mark(session)
-
-
-def _known(broker: Broker, channel: Channel, slot: list[int], offset: int, _: PortaskError | None) -> None:
-    """It came before and is stored."""
-    if slot[0]:
-        slot[1] = offset
-        channel.session.acking[channel] = None
-        broker.mark(channel.session)
 
 
 def _open(broker: Broker, session: Session, frame: Frame) -> None:
@@ -402,7 +334,7 @@ def finish_drain(session: Session) -> None:
 
 
 _HANDLERS: dict[int, Handler] = {
-    Opcode.PUBLISH: _publish,
+    Opcode.PUBLISH: publish,
     Opcode.SEND: inboxes.send,
     Opcode.OPEN: _open,
     Opcode.SUBSCRIBE: _subscribe,
