@@ -132,6 +132,7 @@ class Write:
         words: list[Any] = ["EVAL", scripts.APPEND, 4, keys.log, keys.meta, keys.producers, keys.writer]
         words += (line.number, REMEMBER_MS)
         at = size = 0
+        times = (0, 0)
         for part in parts:
             place, time, count, _ = batches.peek(part)
             producer = appends[at][4]
@@ -139,7 +140,8 @@ class Write:
             while at < len(appends) and appends[at][1] < place + count:
                 at += 1
             self._ends.append(at)
-            words += (count, time, appends[at - 1][3], producer, bytes(part))
+            before, times = times, (time, appends[at - 1][3])
+            words += (count, *(times if times != before else (b"", b"")), producer, bytes(part))
             size += len(part)
         self.command: Command = tuple(words)
         self.size = size
