@@ -405,6 +405,39 @@ class Producers(Protocol):
 
 
 @runtime_checkable
+class Sequenced(Protocol):
+    """A storage that checks the numbers of idempotent producers itself, because other brokers append to it as well.
+
+    Its `Storage.append` of a numbered batch fails with `AlreadyStored` (a retry: nothing was appended), `OutOfSequence`
+    or `Fenced`. It recognizes at least the last `portask.wire.sequences.KEPT_BATCHES` batches of a producer with their
+    offsets, and forgets a producer whose records were all trimmed.
+    """
+
+    def resume(
+        self,
+        partition: TopicPartition,
+        producer: int,
+        epoch: int,
+        sequence: int,
+        done: Callable[[PortaskError | None], None],
+    ) -> None:
+        """A producer says that ``sequence`` is its next number: what lies before was stored, or given up.
+
+        0 says that it has not published here yet. ``done`` gets `Fenced` if somebody uses its id with a newer epoch,
+        or did with this one where it says that it has not.
+        """
+        ...
+
+
+@runtime_checkable
+class Explained(Protocol):
+    """A storage whose durability needs words: those of the server that keeps the records."""
+
+    promise: str
+    """What an acknowledged record survives, for people, in one line. May change while it is open."""
+
+
+@runtime_checkable
 class GroupState(Protocol):
     """A storage that keeps what a consumer group knows about a partition, as durable as it keeps records."""
 

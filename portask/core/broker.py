@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
+from portask.contracts import LATEST, Deferred, Explained, Found, Gathering, Storage
 from portask.core import requests
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
@@ -120,24 +120,31 @@ class Broker:
         self._next_sweep = 0
         self._deferred = storage if isinstance(storage, Deferred) else None
         self._gathering = storage if isinstance(storage, Gathering) else None
+        self._explained = storage if isinstance(storage, Explained) else None
         if self._deferred is not None:
             self._deferred.notify = self._notified
-        self._offer = control.Welcome(
-            VERSION,
-            self.options.max_frame,
-            self.options.name,
-            storage.durability.value,
-            keepalive=self.options.keepalive / _SECOND,
-            codec=self.options.clients[0],
-            compression=self.options.clients[1],
-        )
+        self._offer = self._make_offer()
         restore(self)
         self._touched.clear()  # nobody is there yet
 
     # ── what a server calls ───────────────────────────────────────────────────────────────────────────────
 
+    def _make_offer(self) -> control.Welcome:
+        return control.Welcome(
+            VERSION,
+            self.options.max_frame,
+            self.options.name,
+            self.storage.durability.value,
+            keepalive=self.options.keepalive / _SECOND,
+            codec=self.options.clients[0],
+            compression=self.options.clients[1],
+            promise=requests.promise_of(self.storage),
+        )
+
     def connect(self, peer: str, now: int) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
+        if self._explained is not None and self._explained.promise != self._offer.promise:
+            self._offer = self._make_offer()
         session = Session(self, peer, self._offer, now)
         if len(self.sessions) >= self.options.max_connections:
             most = self.options.max_connections

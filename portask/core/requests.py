@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from portask.contracts import EARLIEST, LATEST, Catalog, Found
+from portask.contracts import EARLIEST, LATEST, Catalog, Explained, Found, Storage
 from portask.core import group_requests, inboxes
 from portask.core.fetching import Fetch
 from portask.core.groups import Seat
@@ -87,7 +87,7 @@ def _publish(broker: Broker, session: Session, frame: Frame) -> None:
             session.refuse(error, slot[0], number)
             broker.mark(session)
             return
-        partition.next = offset + batch.count
+        partition.next = max(partition.next, offset + batch.count)
         if slot[0]:
             slot[1] = offset
             session.acking[number] = channel
@@ -117,19 +117,30 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError(f"channel {frame.channel} is not a client's to open")
     topic = broker.topic(body.topic, body.partitions)
     partition = _partition(topic, body.partition)
-    if body.producer:
-        broker.producers.opened(partition, body)
     known = session.channels.get(frame.channel)
-    if known is None:
-        if len(session.channels) >= broker.options.max_channels:
-            raise NotPermitted(
-                f"{len(session.channels):,} channels are open on this connection: close some, or open another"
-            )
-        session.channels[frame.channel] = Channel(partition)
-    elif known.partition is not partition:  # the same again is fine: the first answer may have been late
+    if known is not None and known.partition is not partition:
         raise RemoteProtocolError(f"channel {frame.channel} is open to {known.partition.key}: choose another")
-    reply = control.Open(body.topic, body.partition, len(topic.partitions))
-    session.connection.send_control(Opcode.OPEN, reply, frame.correlation, frame.channel, REPLY)
+    if known is None and len(session.channels) >= broker.options.max_channels:
+        raise NotPermitted(
+            f"{len(session.channels):,} channels are open on this connection: close some, or open another"
+        )
+
+    def opened(error: PortaskError | None) -> None:
+        if session.gone:
+            return
+        if error is not None:
+            session.refuse(error, frame.correlation, frame.channel)
+        else:
+            # the same again is fine: the first answer may have been late
+            session.channels.setdefault(frame.channel, Channel(partition))
+            reply = control.Open(body.topic, body.partition, len(topic.partitions))
+            session.connection.send_control(Opcode.OPEN, reply, frame.correlation, frame.channel, REPLY)
+        broker.mark(session)
+
+    if body.producer:
+        broker.producers.opened(partition, body, opened)
+    else:
+        opened(None)
 
 
 def _partition(topic: Topic, number: int) -> Partition:
@@ -338,6 +349,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             broker.options.name,
             groups=groups,
             duplicates=broker.producers.duplicates,
+            promise=promise_of(storage),
         )
         encoded = control.encode(reply)
         session.answered += len(encoded)
@@ -360,6 +372,11 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             parts.append(info)
         described.append(control.TopicInfo(topic.name, parts))
     looked_up()
+
+
+def promise_of(storage: Storage) -> str:
+    """A storage's durability in its own words, if it has some."""
+    return storage.promise if isinstance(storage, Explained) else ""
 
 
 def _first_of(info: control.PartitionInfo, looked_up: Callable[[], None]) -> Found:

@@ -52,6 +52,7 @@ class Welcome(msgspec.Struct):
         keepalive: Seconds of silence after which the broker hangs up; 0 for never.
         codec: The codec that a client without a choice of its own should use; empty for the client's default.
         compression: Likewise.
+        promise: ``durability`` in words, where the storage is a server that has its own: what it told of itself.
     """
 
     version: int
@@ -62,6 +63,7 @@ class Welcome(msgspec.Struct):
     keepalive: float = 0
     codec: str = ""
     compression: str = ""
+    promise: str = ""
 
 
 class Error(msgspec.Struct, omit_defaults=True):
@@ -323,7 +325,11 @@ class GroupInfo(msgspec.Struct):
 
 
 class Described(msgspec.Struct):
-    """DESCRIBE, reply; ``duplicates`` counts the records of retries that were not stored again, since the start."""
+    """DESCRIBE, reply.
+
+    ``duplicates`` counts the records of retries that were not stored again, since the start; ``promise`` is as in
+    `Welcome`.
+    """
 
     topics: list[TopicInfo]
     durability: str
@@ -332,6 +338,7 @@ class Described(msgspec.Struct):
     settings: dict[str, str] = {}
     groups: list[GroupInfo] = []
     duplicates: int = 0
+    promise: str = ""
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)

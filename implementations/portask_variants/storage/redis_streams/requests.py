@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from portask.contracts import EARLIEST, LATEST, Found, Read
-from portask.errors import BatchError, OffsetOutOfRange, PortaskError, StorageError, UnknownPartition
+from portask.errors import BatchError, Fenced, OffsetOutOfRange, PortaskError, StorageError, UnknownPartition
 from portask.messages import Buffer
 from portask.storage.gathering import gather
 from portask.wire import batches
@@ -126,6 +126,22 @@ def trim(line: Line, before: int, max_bytes: int | None, refused: Callable[[Port
         -1 if max_bytes is None else max_bytes,
     )
     return Ask(keys.log, [command], finish, lambda error: [(refused, error)])
+
+
+def resume(line: Line, producer: int, epoch: int, sequence: int, done: Saved) -> Ask:
+    """A producer says where it goes on."""
+    command = ("EVAL", scripts.RESUME, 1, line.keys.producers, producer, epoch, sequence)
+
+    def finish(replies: list[Any]) -> Iterable[Call]:
+        if not replies[0]:
+            return [(done, None)]
+        newest = int(replies[0][1:])
+        raise Fenced(
+            f"producer {producer} published to {line.key} with epoch {newest}: "
+            "give a higher producer_epoch than that to take over"
+        )
+
+    return Ask(line.keys.log, [command], finish, lambda error: [(done, error)])
 
 
 def save_group(line: Line, group: str, state: bytes, done: Saved) -> Ask:

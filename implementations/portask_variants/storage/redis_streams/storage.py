@@ -49,7 +49,7 @@ Saved = Callable[[PortaskError | None], None]
 class Streams:
     """What both variants do; they differ in the link.
 
-    Implements `Storage`, `Catalog`, `Deferred`, `Gathering`, `GroupState`, `Closeable`.
+    Implements `Storage`, `Catalog`, `Deferred`, `Gathering`, `Sequenced`, `Explained`, `GroupState`, `Closeable`.
 
     Attributes:
         promise: What an acknowledged record survives, as the server told it.
@@ -272,6 +272,12 @@ class Streams:
         line = self._line(partition)
         if before > line.first or (max_bytes is not None and line.size > max_bytes):
             self._ask(requests.trim(line, before, max_bytes, self._logged("not trimmed", line)))
+
+    def resume(
+        self, partition: TopicPartition, producer: int, epoch: int, sequence: int, done: Saved
+    ) -> None:
+        """See `portask.contracts.Sequenced`."""
+        self._ask(requests.resume(self._line(partition), producer, epoch, sequence, done))
 
     def partitions(self) -> Iterable[TopicPartition]:
         """See `portask.contracts.Catalog`."""
