@@ -10,9 +10,11 @@ from __future__ import annotations
 import atexit
 import secrets
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from portask.errors import ConnectFailed, VariantUnavailable
@@ -76,17 +78,25 @@ class Cluster:
 
     def __init__(self, *arguments: str, executable: str | None = None) -> None:
         self.nodes: dict[int, Child] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="portask-lab-")
+        self._executable = executable
+        self._arguments: dict[int, tuple[str, ...]] = {}
         try:
             for _ in range(PRIMARIES + REPLICAS):
-                own = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-                child = start_server(
-                    *own, "--cluster-node-timeout", "1500", *arguments, executable=executable
-                )
-                self.nodes[child.port] = child
+                port = free_port()
+                folder = Path(self._folder.name, str(port))
+                folder.mkdir()
+                own = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--dir", str(folder))
+                self._arguments[port] = (*own, "--cluster-node-timeout", "1500", *arguments)
+                self.start(port)
             self._form()
         except BaseException:
             self.stop()
             raise
+
+    def start(self, port: int) -> None:
+        """Starts a node, anew if it was killed: with what it kept, and what it knows of the others."""
+        self.nodes[port] = start_server(*self._arguments[port], executable=self._executable, port=port)
 
     @property
     def addresses(self) -> list[str]:
@@ -140,6 +150,7 @@ class Cluster:
         """Ends all nodes. Idempotent."""
         for child in self.nodes.values():
             child.kill()
+        self._folder.cleanup()
 
 
 def _shared(key: object, make: Callable[[], Made]) -> Made:

@@ -1,8 +1,7 @@
 """Counts and times for any storage: `metered` puts a thin wrapper around one.
 
-The wrapper has the second Protocols that the storage has (`Catalog`, `Deferred`, `Gathering`, `Producers`,
-`Sequenced`, `Explained`, `GroupState`, `Closeable`) and no other, so ``isinstance`` says the same of both. It costs about half a microsecond an
-append.
+The wrapper has the second Protocols that the storage has (`Catalog`, `Deferred`, `Gathering`, `Producers`, …) and no
+other, so ``isinstance`` says the same of both. It costs about half a microsecond an append.
 
 Calls, bytes and errors are counted where the work ends, all of them. Latency is from the call to ``done``, so it
 includes waiting for a commit or a sync; of appends, one in eight is timed.

@@ -1,4 +1,4 @@
-"""The storages' contract on Redis 7 (the conformance tests do it on Valkey and its cluster), and what is theirs alone."""
+"""The contract on Redis 7 (the conformance tests do it on Valkey and its cluster), and what these storages add."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from portask.contracts import EARLIEST, LATEST
 from portask.errors import (
     AlreadyStored,
     ConfigError,
-    Fenced,
     OffsetOutOfRange,
-    OutOfSequence,
     PortaskError,
     StorageError,
 )
@@ -44,7 +42,7 @@ def numbered(first: int, *payloads: bytes, producer: int = 7, epoch: int = 0) ->
 def outcome(driver: Any, batch: RecordBatch, key: TopicPartition = KEY) -> int | str:
     """The offset, or the error's code."""
     try:
-        return driver.append(batch, key=key)
+        return int(driver.append(batch, key=key))
     except AlreadyStored as error:
         return f"already at {error.offset}"
     except PortaskError as error:

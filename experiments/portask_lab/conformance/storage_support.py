@@ -113,7 +113,7 @@ class Driver:
 
 @contextmanager
 def storage_of(entry: Entry, **options: Any) -> Iterator[Driver]:
-    """A fresh storage of the variant, in a temporary folder or on a throw-away server if it needs one. Closed afterwards."""
+    """A fresh storage of the variant, in a temporary folder or on a throw-away server if it needs one; then closed."""
     with (
         tempfile.TemporaryDirectory(prefix="portask-conform-") as folder,
         sandboxed(entry) as sandbox,

@@ -235,6 +235,8 @@ class Lanes:
         again = False
         if isinstance(reply, Exception):
             write.attempts += 1
+            if write.reason is None or not isinstance(reply, TimeoutError):
+                write.reason = reply
             again = is_passing(reply)
             now = self.loop.time()
             if again and now < write.deadline and not self._over:
@@ -245,7 +247,7 @@ class Lanes:
             else:
                 self.expired += again
                 waited = self._settings.timeout if again else None
-                error = explain(reply, self._settings.server, waited)
+                error = explain(write.reason if again else reply, self._settings.server, waited)
                 self._finished(line, write, write.failure(error))
         else:
             outcomes, following, size = (word.decode() for word in reply)

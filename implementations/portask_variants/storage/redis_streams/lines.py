@@ -112,9 +112,10 @@ class Write:
         size: Bytes of batches as they are sent.
         given: As they came.
         attempts: So far.
+        reason: Why the last one failed that says more than that its time was over.
     """
 
-    __slots__ = ("_appends", "_ends", "attempts", "command", "deadline", "given", "line", "size")
+    __slots__ = ("_appends", "_ends", "attempts", "command", "deadline", "given", "line", "reason", "size")
 
     def __init__(
         self, line: Line, appends: list[Append], deadline: float, target: int, finish: Finish | None
@@ -122,6 +123,7 @@ class Write:
         self.line = line
         self.deadline = deadline
         self.attempts = 0
+        self.reason: Exception | None = None
         self._appends = appends
         self._ends: list[int] = []
         self.given = sum(len(append[0]) for append in appends)

@@ -193,8 +193,8 @@ return {outcomes, text(next), text(bytes - trimmed)}
 """Appends batches to one partition.
 
 KEYS: stream, meta, producers, writer. ARGV: the call's number (of one writer, ascending), ms to remember it; then for
-each batch its records, append time, append time of its newest record (both empty where they are those before), ``id epoch first last checksum`` of its producer
-or nothing, and its bytes.
+each batch its records, append time, append time of its newest record (both empty where they are those before),
+``id epoch first last checksum`` of its producer or nothing, and its bytes.
 
 Returns outcomes joined by spaces, the next offset, and bytes stored. An outcome is a base offset; or ``D`` and a base
 offset for a retry of what is stored (``D`` alone: nobody remembers where); ``S`` and the number that is next;

@@ -52,7 +52,8 @@ class Streams:
     Implements `Storage`, `Catalog`, `Deferred`, `Gathering`, `Sequenced`, `Explained`, `GroupState`, `Closeable`.
 
     Attributes:
-        promise: What an acknowledged record survives, as the server told it.
+        promise: What an acknowledged record survives, as the server told it last.
+        healthy: Whether it answered when it was asked last, every ``health_s``.
         load: How busy the owner is, 0 to 1: what the compression strategy is told.
     """
 
@@ -66,6 +67,7 @@ class Streams:
         prefix: str,
         timeout_s: float,
         attempt_s: float,
+        health_s: float,
         linger_ms: float,
         coalesce_bytes: int,
         write_bytes: int,
@@ -74,6 +76,7 @@ class Streams:
         compression: Compression | None,
     ) -> None:
         limits = {
+            "health_s": health_s,
             "timeout_s": timeout_s,
             "attempt_s": attempt_s,
             "write_bytes": write_bytes,
@@ -90,6 +93,8 @@ class Streams:
             if not value >= 0:
                 raise ConfigError(f"redis: {name} is {value!r}; it must be 0 or more")
         self.promise = ""
+        self.healthy = True
+        self._health = health_s
         self._server = server
         self._keys = Keys(prefix, secrets.token_hex(8))
         self._coalesce_bytes = coalesce_bytes
@@ -136,6 +141,29 @@ class Streams:
             self._stored[key] = None
         self.promise = await self._insisting(durability.read, self._link, self._replicas)
         log.info("store opened", server=self._server, partitions=len(self._stored), durability=self.promise)
+        self._lanes.spawn(self._watch())
+
+    async def _watch(self) -> None:
+        """Asks from time to time what the server keeps, and says when it does not answer and when it does again."""
+        while True:
+            await asyncio.sleep(self._health)
+            try:
+                promise = await durability.read(self._link, self._replicas)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and those who wait hear of it, too
+                if self.healthy:
+                    self.healthy = False
+                    log.warning(
+                        "store does not answer", server=self._server, reason=str(explain(error, self._server))
+                    )
+                continue
+            if not self.healthy:
+                self.healthy = True
+                log.warning("store answers again", server=self._server)
+            if promise != self.promise:
+                log.warning(
+                    "the store's durability changed", server=self._server, before=self.promise, now=promise
+                )
+                self.promise = promise
 
     async def _insisting(self, work: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
         """Does it, again where that may help, within the deadline.
@@ -357,7 +385,7 @@ class RedisStorage(Streams):
         prefix: Of all keys: several brokers that share nothing may use one server.
         timeout_s: From a request to its outcome, all attempts included; also for the start.
         attempt_s: One attempt.
-        health_s: Seconds of idleness after which a connection is checked before it is used.
+        health_s: Seconds between looks at the server, and of idleness before a connection is checked first.
         connections: Most that are used at a time, beside those that wait for news.
         linger_ms: How long an append may wait for company while nothing is under way.
         coalesce_bytes: Target size of batches that are joined from small ones.
@@ -409,6 +437,7 @@ class RedisStorage(Streams):
             prefix=prefix,
             timeout_s=timeout_s,
             attempt_s=attempt_s,
+            health_s=health_s,
             linger_ms=linger_ms,
             coalesce_bytes=coalesce_bytes,
             write_bytes=write_bytes,
@@ -465,6 +494,7 @@ class RedisClusterStorage(Streams):
             prefix=prefix,
             timeout_s=timeout_s,
             attempt_s=attempt_s,
+            health_s=health_s,
             linger_ms=linger_ms,
             coalesce_bytes=coalesce_bytes,
             write_bytes=write_bytes,
