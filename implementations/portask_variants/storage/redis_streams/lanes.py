@@ -337,9 +337,10 @@ class Lanes:
         while (self._writing or self._asking) and self.loop.time() < deadline:  # noqa: ASYNC110 - once
             await asyncio.sleep(0.002)
         self._over = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # again and again: redis-py loses a cancellation now and then
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.1)
         gone = StorageError(f"the storage on {self._settings.server} is closed")
         for line in self._ready:
             while line.busy:

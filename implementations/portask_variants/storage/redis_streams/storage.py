@@ -145,12 +145,12 @@ class Streams:
 
     async def _watch(self) -> None:
         """Asks from time to time what the server keeps, and says when it does not answer and when it does again."""
-        while True:
+        while not self._closed:
             await asyncio.sleep(self._health)
             try:
                 promise = await durability.read(self._link, self._replicas)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and those who wait hear of it, too
-                if self.healthy:
+                if self.healthy and not self._closed:
                     self.healthy = False
                     log.warning(
                         "store does not answer", server=self._server, reason=str(explain(error, self._server))
