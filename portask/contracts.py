@@ -430,6 +430,25 @@ class Sequenced(Protocol):
 
 
 @runtime_checkable
+class Shared(Protocol):
+    """A storage that other brokers use at the same time: topics come and partitions grow without the owner's doing."""
+
+    grown: Callable[[TopicPartition, int], None]
+    """Set by the owner, called from `Deferred.poll`: the next offset of a partition that others appended to.
+
+    Both the partition and its topic may be new here. May be called for nothing; must be called in the end whatever
+    happens to the other broker. 0 announces a topic."""
+
+    def topics(self) -> Mapping[str, int]:
+        """Topics, and how many partitions they have, as far as is known without asking. Changes with time."""
+        ...
+
+    def declare(self, topic: str, partitions: int, done: Callable[[int, PortaskError | None], None]) -> None:
+        """Says that there is a topic. ``done(count, None)``: how many partitions it has, as the first broker said."""
+        ...
+
+
+@runtime_checkable
 class Explained(Protocol):
     """A storage whose durability needs words: those of the server that keeps the records."""
 

@@ -27,6 +27,7 @@ from portask.contracts import (
     Producers,
     Read,
     Sequenced,
+    Shared,
     Storage,
 )
 from portask.errors import PortaskError
@@ -214,6 +215,26 @@ class _Sequenced:
         self.storage.resume(partition, producer, epoch, sequence, done)
 
 
+class _Shared:
+    storage: Any
+
+    @property
+    def grown(self) -> Callable[[TopicPartition, int], None]:
+        found: Callable[[TopicPartition, int], None] = self.storage.grown
+        return found
+
+    @grown.setter
+    def grown(self, grown: Callable[[TopicPartition, int], None]) -> None:
+        self.storage.grown = grown
+
+    def topics(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = self.storage.topics()
+        return found
+
+    def declare(self, topic: str, partitions: int, done: Callable[[int, PortaskError | None], None]) -> None:
+        self.storage.declare(topic, partitions, done)
+
+
 class _Explained:
     storage: Any
 
@@ -257,6 +278,7 @@ _ABILITIES: tuple[tuple[type, type], ...] = (
     (Gathering, _Gathering),
     (Producers, _Producers),
     (Sequenced, _Sequenced),
+    (Shared, _Shared),
     (Explained, _Explained),
     (GroupState, _GroupState),
     (Closeable, _Closeable),

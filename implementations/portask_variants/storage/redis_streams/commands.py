@@ -1,13 +1,14 @@
 """Every command that the storages may send, as data: a test records the traffic and asserts that nothing else is sent.
 
 The streams' part is the subset that Redis, Valkey and Dragonfly answer alike: no consumer groups (`reports/decisions`
-says why), no RESP3, no functions, no ``XADD *`` (the append script makes the ids), no ``XREAD +``, finite ``BLOCK``.
+says why), no RESP3, no functions, ids of records made by the append script, no ``XREAD +``, finite ``BLOCK``.
 """
 
 from __future__ import annotations
 
 COMMANDS = frozenset(
     {
+        "XREVRANGE",
         "EVAL",  # every key declared, one hash tag, no shebang
         "XRANGE",
         "XREAD",

@@ -7,7 +7,9 @@
 ``P:{T:N}:producers``          hash    producer id → epoch, last number, its newest batches
 ``P:{T:N}:writer:W``           string  the last write of the broker W and its outcome; goes away by itself
 ``P:{T:N}:groups``             hash    group → what it knows of the partition
-``P:{topics}``                 hash    ``topic`` → partitions
+``P:{topics}``                 hash    topic → partitions
+``P:{brokers}``                hash    broker → until when it is taken to be alive, ms of the server's clock
+``P:{brokers}:news``           stream  what brokers tell each other (`news`)
 =============================  ======  ===============================================================================
 
 ``P`` is the prefix, ``T`` a topic, ``N`` a partition's number. Topic names have no braces, so the tag is what it seems.
@@ -33,6 +35,8 @@ class Keys:
         self._prefix = prefix.encode()
         self._writer = writer.encode()
         self.topics = self._prefix + b":{topics}"
+        self.brokers = self._prefix + b":{brokers}"
+        self.news = self.brokers + b":news"
 
     def partition(self, key: TopicPartition) -> PartitionKeys:
         """The keys of one partition."""

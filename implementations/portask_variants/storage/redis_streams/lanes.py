@@ -29,6 +29,7 @@ import structlog
 
 from portask.contracts import Compression
 from portask.errors import PortaskError, StorageError
+from portask.messages import TopicPartition
 from portask.storage.gathering import packer
 from portask_variants.storage.redis_streams.failures import NotReplicated, explain, is_passing
 from portask_variants.storage.redis_streams.lines import Append, Line, Write
@@ -74,6 +75,7 @@ class Lanes:
 
     Attributes:
         completions: Outcomes for the broker's thread.
+        on_stored: Told the next offset and the bytes of a partition that was written; on the loop's thread.
         retries: Pipelines and requests that were tried again.
         expired: Given up after all.
     """
@@ -88,6 +90,7 @@ class Lanes:
         self.retries = self.expired = 0
         self._settings = settings
         self._finish = packer(compression, lambda: self.load) if compression is not None else None
+        self.on_stored: Callable[[TopicPartition, int, int], None] = lambda *_: None
         self._link: Link
         self._prepare: Callable[[Sequence[Line]], Coroutine[Any, Any, None]]
         self._handed: deque[Ask | tuple[Line, list[Append]]] = deque()
@@ -123,10 +126,10 @@ class Lanes:
             self._signalled = True
             self.loop.call_soon_threadsafe(self._take)
 
-    def close(self, patience: float) -> None:
-        """Lets what is under way end, for so long; then everything that waits fails. Idempotent."""
+    def close(self, patience: float, farewell: Coroutine[Any, Any, None]) -> None:
+        """Lets what is under way end, for so long, then ``farewell``; then everything that waits fails."""
         if not self._over:
-            self.call(self._shut_down(patience))
+            self.call(self._shut_down(patience, farewell))
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
 
@@ -253,6 +256,7 @@ class Lanes:
             outcomes, following, size = (word.decode() for word in reply)
             full = explain(Exception("OOM"), self._settings.server)
             calls = write.outcome(outcomes.split(), full)
+            self.on_stored(line.key, int(following), int(size))
             self._finished(line, write, chain(((_stored, line, int(following), int(size)),), calls))
         if line.busy:
             self._ready[line] = None
@@ -331,11 +335,16 @@ class Lanes:
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _shut_down(self, patience: float) -> None:
+    async def _shut_down(self, patience: float, farewell: Coroutine[Any, Any, None]) -> None:
         self._take()
         deadline = self.loop.time() + patience
         while (self._writing or self._asking) and self.loop.time() < deadline:  # noqa: ASYNC110 - once
             await asyncio.sleep(0.002)
+        try:
+            async with asyncio.timeout_at(max(deadline, self.loop.time() + 0.2)):
+                await farewell
+        except Exception as error:  # noqa: BLE001 - it is over anyway
+            log.debug("no farewell", server=self._settings.server, reason=str(error))
         self._over = True
         while self._tasks:  # again and again: redis-py loses a cancellation now and then
             for task in self._tasks:

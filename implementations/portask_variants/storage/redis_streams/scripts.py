@@ -288,3 +288,28 @@ return text(want)
 
 Returns how many it has: what the first said, so that all brokers agree.
 """
+
+_CLOCK = b"""
+local function clock()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+"""
+
+BEAT = (
+    _NUMBERS
+    + _CLOCK
+    + b"""
+local now, life = clock(), tonumber(ARGV[2])
+if life > 0 then redis.call('HSET', KEYS[1], ARGV[1], text(now + life)) else redis.call('HDEL', KEYS[1], ARGV[1]) end
+local all, alive = redis.call('HGETALL', KEYS[1]), {}
+for at = 1, #all, 2 do
+  if tonumber(all[at + 1]) < now then redis.call('HDEL', KEYS[1], all[at]) else alive[#alive + 1] = all[at] end
+end
+return table.concat(alive, ' ')
+"""
+)
+"""A broker says that it is alive, for so long; 0 for a farewell. KEYS: brokers. ARGV: its name, ms.
+
+Returns the names of those that are, by the server's clock.
+"""

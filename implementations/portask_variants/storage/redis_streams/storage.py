@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -18,13 +18,14 @@ from portask.contracts import Appended, Compression, Durability, Found, Read
 from portask.errors import ConfigError, PortaskError, StorageError, StorageFull
 from portask.messages import RecordBatch, TopicPartition
 from portask.wire import batches, sequences
-from portask_variants.storage.redis_streams import durability, requests
+from portask_variants.storage.redis_streams import durability, requests, scripts
 from portask_variants.storage.redis_streams.catalog import Catalog
 from portask_variants.storage.redis_streams.failures import explain, is_passing
 from portask_variants.storage.redis_streams.keys import Keys
 from portask_variants.storage.redis_streams.lanes import Lanes, Settings
 from portask_variants.storage.redis_streams.lines import Line
 from portask_variants.storage.redis_streams.link import ClusterLink, Link, ServerLink
+from portask_variants.storage.redis_streams.news import News, Note, key_of
 from portask_variants.storage.redis_streams.options import (
     DEFAULT_URL,
     Login,
@@ -32,7 +33,7 @@ from portask_variants.storage.redis_streams.options import (
     parse_url,
     read_password,
 )
-from portask_variants.storage.redis_streams.outcomes import Ask
+from portask_variants.storage.redis_streams.outcomes import Ask, Call
 
 log = structlog.get_logger("portask.storage")
 
@@ -96,7 +97,9 @@ class Streams:
         self.healthy = True
         self._health = health_s
         self._server = server
-        self._keys = Keys(prefix, secrets.token_hex(8))
+        self.grown: Callable[[TopicPartition, int], None] = lambda *_: None
+        self._name = secrets.token_hex(8)
+        self._keys = Keys(prefix, self._name)
         self._coalesce_bytes = coalesce_bytes
         self._replicas = wait_replicas
         self._timeout = timeout_s
@@ -121,6 +124,8 @@ class Streams:
         self._lanes = Lanes(settings, compression, self._settled)
         self._link: Link
         self._catalog: Catalog
+        self._news: News
+        self._topics: dict[str, int] = {}
         try:
             self._lanes.call(self._open(make_link))
         except BaseException:
@@ -132,8 +137,10 @@ class Streams:
     async def _open(self, make_link: Callable[[], Link]) -> None:
         self._link = make_link()
         self._catalog = Catalog(self._link, self._keys, self._timeout)
+        self._news = News(self._link, self._keys, self._catalog, self._name, self._timeout)
         self._lanes.begin(self._link, self._catalog.declare)
         await self._insisting(self._link.everywhere, "PING")
+        await self._insisting(self._news.begin, self._lanes.spawn)
         there = await self._insisting(self._catalog.refresh)
         for key, found in (await self._insisting(self._catalog.extents, there)).items():
             line = self._line(key)
@@ -141,7 +148,11 @@ class Streams:
             self._stored[key] = None
         self.promise = await self._insisting(durability.read, self._link, self._replicas)
         log.info("store opened", server=self._server, partitions=len(self._stored), durability=self.promise)
+        self._topics = dict(self._catalog.topics)
+        self._news.heard = lambda note: self._lanes.completions.put([(self._heard, note)])
+        self._lanes.on_stored = self._news.stored
         self._lanes.spawn(self._watch())
+        self._lanes.spawn(self._news.listen())
 
     async def _watch(self) -> None:
         """Asks from time to time what the server keeps, and says when it does not answer and when it does again."""
@@ -301,6 +312,41 @@ class Streams:
         if before > line.first or (max_bytes is not None and line.size > max_bytes):
             self._ask(requests.trim(line, before, max_bytes, self._logged("not trimmed", line)))
 
+    def topics(self) -> Mapping[str, int]:
+        """See `portask.contracts.Shared`."""
+        return self._topics
+
+    def declare(self, topic: str, partitions: int, done: Callable[[int, PortaskError | None], None]) -> None:
+        """See `portask.contracts.Shared`."""
+
+        def declared(count: int) -> None:
+            self._topics[topic] = count
+            done(count, None)
+
+        def finish(replies: list[Any]) -> Iterable[Call]:
+            count = self._catalog.topics[topic] = int(replies[0])
+            self._news.declared(topic, count)
+            return [(declared, count)]
+
+        command = ("EVAL", scripts.DECLARE, 1, self._keys.topics, topic, partitions, 1)
+        self._ask(Ask(self._keys.topics, [command], finish, lambda error: [(done, -1, error)]))
+
+    def _heard(self, note: Note) -> None:
+        """Others appended, or made topics."""
+        topics = self._topics
+        for topic, count in note.topics.items():
+            topics[topic] = max(count, topics.get(topic, 0))
+            self.grown(TopicPartition(topic, 0), 0)
+        for name, (following, size) in note.partitions.items():
+            key = key_of(name)
+            topics[key.topic] = max(key.partition + 1, topics.get(key.topic, 0))
+            line = self._line(key)
+            line.size = size
+            self._stored[key] = None
+            if following > line.next:
+                line.next = following
+                self.grown(key, following)
+
     def resume(
         self, partition: TopicPartition, producer: int, epoch: int, sequence: int, done: Saved
     ) -> None:
@@ -353,6 +399,10 @@ class Streams:
     def _logged(self, event: str, line: Line) -> Callable[[PortaskError], None]:
         return lambda error: log.warning(event, partition=str(line.key), reason=str(error))
 
+    async def _leave(self) -> None:
+        if hasattr(self, "_news"):
+            await self._news.leave()
+
     @property
     def counters(self) -> dict[str, int]:
         """What happened between here and the server, for a metrics page."""
@@ -365,7 +415,7 @@ class Streams:
             return
         self.commit()
         self._closed = True
-        self._lanes.close(_CLOSING)
+        self._lanes.close(_CLOSING, self._leave())
         self._lanes.completions.take()
 
 
