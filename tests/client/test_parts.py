@@ -78,7 +78,8 @@ def test_addresses_are_written_as_urls_have_them() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "host:1", "http://host", "portask://", "portask://host:x", "portask://host:99999", "portask://u:p@host", "portask://a:1,,b", "portask://a,u:p@b",
+    ["", "host:1", "http://host", "portask://", "portask://host:x", "portask://host:99999", "portask://u:p@host",
+     "portask://a:1,,b", "portask://a,u:p@b",
      "portask://host/path", "portask://host?a=b", "portask://[::1", []],
 )  # fmt: skip
 def test_wrong_urls_are_refused_at_once(url: Any) -> None:
