@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
+from portask.contracts import LATEST, Deferred, Explained, Found, Gathering, Shared, Storage
 from portask.core import requests
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
@@ -99,6 +99,7 @@ class Broker:
         groups: Consumer groups, whether anybody is there or not.
         arrived: Sessions that received something since the last turn.
         touched: Partitions that were appended to in this turn; see also `touch`.
+        shared: The storage, if other brokers use it, too.
     """
 
     def __init__(
@@ -125,24 +126,34 @@ class Broker:
         self._next_sweep = 0
         self._deferred = storage if isinstance(storage, Deferred) else None
         self._gathering = storage if isinstance(storage, Gathering) else None
+        self._explained = storage if isinstance(storage, Explained) else None
+        self.shared = storage if isinstance(storage, Shared) else None
+        if self.shared is not None:
+            self.shared.grown = self._grew
         if self._deferred is not None:
             self._deferred.notify = self._notified
-        self._offer = control.Welcome(
-            VERSION,
-            self.options.max_frame,
-            self.options.name,
-            storage.durability.value,
-            keepalive=self.options.keepalive / _SECOND,
-            codec=self.options.clients[0],
-            compression=self.options.clients[1],
-        )
+        self._offer = self._make_offer()
         restore(self)
         self.touched.clear()  # nobody is there yet
 
     # ── what a server calls ───────────────────────────────────────────────────────────────────────────────
 
+    def _make_offer(self) -> control.Welcome:
+        return control.Welcome(
+            VERSION,
+            self.options.max_frame,
+            self.options.name,
+            self.storage.durability.value,
+            keepalive=self.options.keepalive / _SECOND,
+            codec=self.options.clients[0],
+            compression=self.options.clients[1],
+            promise=requests.promise_of(self.storage),
+        )
+
     def connect(self, peer: str, now: int) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
+        if self._explained is not None and self._explained.promise != self._offer.promise:
+            self._offer = self._make_offer()
         session = Session(self, peer, self._offer, now)
         if len(self.sessions) >= self.options.max_connections:
             most = self.options.max_connections
@@ -244,8 +255,12 @@ class Broker:
 
     # ── what requests use ─────────────────────────────────────────────────────────────────────────────────
 
-    def topic(self, name: str, partitions: int) -> Topic:
+    def topic(
+        self, name: str, partitions: int, done: Callable[[Topic | None, PortaskError | None], None]
+    ) -> None:
         """The topic, created with so many partitions (0 for the default) if it is new and may be.
+
+        Calls ``done(topic, None)``, at once unless other brokers have a say; else ``done(None, error)``.
 
         Raises:
             InvalidTopic: not a topic name.
@@ -255,7 +270,8 @@ class Broker:
         """
         found = self.topics.get(name)
         if found is not None:
-            return found
+            done(found, None)
+            return
         check_name(name)
         if name.startswith(PREFIX):
             raise NotPermitted(f"{name!r} is an inbox and no topic: it takes replies only")
@@ -270,22 +286,49 @@ class Broker:
                 f"{partitions:,} partitions: this broker allows 1 to {self.options.max_partitions:,}, "
                 "0 for its default"
             )
-        created = self.create(name, self.options.partitions.get(name, partitions))
-        for session in self.sessions:
-            for subscription in session.subscriptions.values():
-                if subscription.matches(name):
-                    requests.assign(self, subscription, created)
-        return created
+        wanted = self.options.partitions.get(name, partitions) or self.options.default_partitions
+        if self.shared is None:
+            done(self.extend(name, wanted), None)
+            return
+
+        def declared(count: int, error: PortaskError | None) -> None:
+            done(self.extend(name, count) if error is None else None, error)
+
+        self.shared.declare(name, wanted, declared)
+
+    def extend(self, name: str, partitions: int) -> Topic:
+        """The topic with so many partitions at least; those that are new are given to whoever subscribes to them."""
+        known = self.topics.get(name)
+        before = len(known.partitions) if known is not None else 0
+        topic = self.create(name, partitions)
+        if len(topic.partitions) > before:
+            for session in self.sessions:
+                for subscription in list(session.subscriptions.values()):
+                    if subscription.matches(name):
+                        requests.assign(self, subscription, topic, before)
+        return topic
 
     def create(self, name: str, partitions: int) -> Topic:
-        """A new topic, whether clients may make one or not; 0 partitions for the default. Nobody is told."""
-        numbers = range(partitions or self.options.default_partitions)
-        created = self.topics[name] = Topic(
-            name, [Partition(TopicPartition(name, number), 0) for number in numbers]
-        )
-        for partition in created.partitions:
+        """A topic with so many partitions at least, whether clients may make one or not. Nobody is told."""
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = Topic(name, [])
+        for number in range(len(topic.partitions), partitions):
+            partition = Partition(TopicPartition(name, number), 0)
+            topic.partitions.append(partition)
             self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
-        return created
+        return topic
+
+    def _grew(self, key: TopicPartition, following: int) -> None:
+        """Another broker appended to a partition, or made a topic."""
+        if key.topic.startswith(PREFIX) or self.shared is None:
+            return
+        topic = self.extend(key.topic, max(key.partition + 1, self.shared.topics().get(key.topic, 0)))
+        partition = topic.partitions[key.partition]
+        if following > partition.next:
+            partition.next = following
+            partition.fresh.clear()  # readers go to the storage: they lack what others appended
+            self.touch(partition)
 
     def commit(self) -> None:
         """Has a storage that gathers complete what came so far, as far as it can at once."""

@@ -58,7 +58,9 @@ def _stored(  # noqa: PLR0917 - the first five are bound when the batch arrives
         _lost(broker, channel, slot, error)
         return
     partition = channel.partition
-    partition.next = offset + batch.count
+    following = offset + batch.count
+    if following > partition.next:  # another broker on the same store may have appended more meanwhile
+        partition.next = following
     if slot[0]:
         slot[1] = offset
         channel.session.acking[channel] = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from portask.contracts import EARLIEST, LATEST, Catalog, Found
+from portask.contracts import EARLIEST, LATEST, Catalog, Explained, Found, Storage
 from portask.core import group_requests, inboxes
 from portask.core.fetching import Fetch
 from portask.core.groups import Seat
@@ -65,21 +65,48 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Open)
     if not 0 < frame.channel < control.DELIVERY_CHANNELS:
         raise RemoteProtocolError(f"channel {frame.channel} is not a client's to open")
-    topic = broker.topic(body.topic, body.partitions)
-    partition = _partition(topic, body.partition)
-    if body.producer:
-        broker.producers.opened(partition, body)
-    known = session.channels.get(frame.channel)
-    if known is None:
-        if len(session.channels) >= broker.options.max_channels:
-            raise NotPermitted(
-                f"{len(session.channels):,} channels are open on this connection: close some, or open another"
-            )
-        session.channels[frame.channel] = Channel(session, frame.channel, partition)
-    elif known.partition is not partition:  # the same again is fine: the first answer may have been late
-        raise RemoteProtocolError(f"channel {frame.channel} is open to {known.partition.key}: choose another")
-    reply = control.Open(body.topic, body.partition, len(topic.partitions))
-    session.connection.send_control(Opcode.OPEN, reply, frame.correlation, frame.channel, REPLY)
+    channel = frame.channel
+
+    def found(topic: Topic | None, error: PortaskError | None) -> None:
+        if topic is None or session.gone:
+            opened(error)
+            return
+        try:
+            partition = _partition(topic, body.partition)
+            _check_channel(broker, session, channel, partition)
+        except PortaskError as refusal:
+            opened(refusal)
+            return
+        if body.producer:
+            broker.producers.opened(partition, body, lambda error: opened(error, topic, partition))
+        else:
+            opened(None, topic, partition)
+
+    def opened(
+        error: PortaskError | None, topic: Topic | None = None, partition: Partition | None = None
+    ) -> None:
+        if session.gone:
+            return
+        if topic is None or partition is None or error is not None:
+            session.refuse(error or BrokerError("there is no such topic"), frame.correlation, channel)
+        else:
+            session.channels.setdefault(channel, Channel(session, channel, partition))
+            reply = control.Open(body.topic, body.partition, len(topic.partitions))
+            session.connection.send_control(Opcode.OPEN, reply, frame.correlation, channel, REPLY)
+        broker.mark(session)
+
+    broker.topic(body.topic, body.partitions, found)
+
+
+def _check_channel(broker: Broker, session: Session, number: int, partition: Partition) -> None:
+    known = session.channels.get(number)
+    if known is not None and known.partition is not partition:
+        # the same again is fine: its answer may be late
+        raise RemoteProtocolError(f"channel {number} is open to {known.partition.key}: choose another")
+    if known is None and len(session.channels) >= broker.options.max_channels:
+        raise NotPermitted(
+            f"{len(session.channels):,} channels are open on this connection: close some, or open another"
+        )
 
 
 def _partition(topic: Topic, number: int) -> Partition:
@@ -165,14 +192,15 @@ def _find_start(broker: Broker, partition: Partition, body: control.Subscribe, d
         start_offset(broker, partition, body.start, body.time, done)
 
 
-def assign(broker: Broker, subscription: Subscription, topic: Topic) -> None:
-    """A topic was created that a subscription waits for: it is read from its first record."""
+def assign(broker: Broker, subscription: Subscription, topic: Topic, before: int) -> None:
+    """A topic got more than ``before`` partitions, and a subscription waits for it: read from the first record."""
     if subscription.session.gone:
         return
+    added = [each for each in _chosen(subscription, topic) if each.key.partition >= before]
     if subscription.member is not None:
-        group_requests.assign(broker, subscription.member, _chosen(subscription, topic))
+        group_requests.assign(broker, subscription.member, added)
         return
-    for partition in _chosen(subscription, topic):
+    for partition in added:
         _add_cursor(broker, subscription, partition, partition.next)
     broker.mark(subscription.session)
 
@@ -289,6 +317,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             broker.options.settings,
             groups=groups,
             duplicates=broker.producers.duplicates,
+            promise=promise_of(storage),
         )
         encoded = control.encode(reply)
         session.answered += len(encoded)
@@ -311,6 +340,11 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             parts.append(info)
         described.append(control.TopicInfo(topic.name, parts))
     looked_up()
+
+
+def promise_of(storage: Storage) -> str:
+    """A storage's durability in its own words, if it has some."""
+    return storage.promise if isinstance(storage, Explained) else ""
 
 
 def _first_of(info: control.PartitionInfo, looked_up: Callable[[], None]) -> Found:

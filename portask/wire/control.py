@@ -51,6 +51,7 @@ class Welcome(msgspec.Struct):
         keepalive: Seconds of silence after which the broker hangs up; 0 for never.
         codec: The codec that a client without a choice of its own should use; empty for the client's default.
         compression: Likewise.
+        promise: ``durability`` in words, where the storage is a server that has its own: what it told of itself.
     """
 
     version: int
@@ -61,6 +62,7 @@ class Welcome(msgspec.Struct):
     keepalive: float = 0
     codec: str = ""
     compression: str = ""
+    promise: str = ""
 
 
 class Error(msgspec.Struct, omit_defaults=True):
@@ -332,6 +334,7 @@ class Described(msgspec.Struct):
         settings: The variants that it is made of, by family.
         groups: Those that match.
         duplicates: Records of retries that were not stored again, since the start.
+        promise: As in `Welcome`.
     """
 
     topics: list[TopicInfo]
@@ -341,6 +344,7 @@ class Described(msgspec.Struct):
     settings: dict[str, str] = {}
     groups: list[GroupInfo] = []
     duplicates: int = 0
+    promise: str = ""
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)
