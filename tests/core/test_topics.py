@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from portask.core.topics import MAX_LENGTH, check_filter, check_name, is_literal, matcher
+from portask.core.topics import MAX_LENGTH, check_filter, check_name, covers, is_literal, matcher
 from portask.errors import InvalidTopic
 
 # Few tokens, so that names and filters meet; some are prefixes of others, and one looks like a pattern.
@@ -38,6 +39,39 @@ def matches(tokens: list[str], topic: list[str]) -> bool:
 def test_a_filter_matches_what_its_tokens_say(text: str, topic: str) -> None:
     found = matcher(check_filter(text))
     assert bool(found(check_name(topic))) == matches(text.split("."), topic.split("."))
+
+
+# Every name of up to one token more than a filter here has, made of all tokens that a filter may have and of one that
+# none has: what two filters match of these, they match of all.
+_FRESH = "new"
+_ENUMERATED = [
+    list(tokens) for length in range(1, 5) for tokens in product(("a", "ab", _FRESH), repeat=length)
+]
+SHORT_FILTERS = st.builds(
+    lambda tokens, rest: ".".join([*tokens, *rest]),
+    st.lists(st.sampled_from(["a", "ab", "*"]), max_size=2),
+    st.lists(st.sampled_from(["a", "*", ">"]), max_size=1),
+).filter(bool)
+
+
+@given(SHORT_FILTERS, SHORT_FILTERS)
+@settings(max_examples=2000)
+@example(">", ">")
+@example("*", ">")
+@example(">", "*.>")
+@example("*.>", ">")
+@example("a.>", "a")
+@example("a.*", "a.>")
+@example("*.a", "a.*")
+def test_a_filter_covers_another_if_and_only_if_it_matches_all_of_its_topics(allowed: str, asked: str) -> None:
+    first, second = allowed.split("."), asked.split(".")
+    subset = all(matches(first, topic) for topic in _ENUMERATED if matches(second, topic))
+    assert covers(allowed, asked) is subset
+
+
+@given(FILTERS, NAMES)
+def test_a_filter_covers_a_name_if_it_matches_it(text: str, topic: str) -> None:
+    assert covers(text, topic) is bool(matcher(text)(topic))
 
 
 @given(NAMES)
