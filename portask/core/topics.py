@@ -61,12 +61,12 @@ def covers(allowed: str, asked: str) -> bool:
     Exact: tokens come from an endless supply, so no list of names can take the place of ``*``. Costs about 1 µs.
     """
     given, wanted = allowed.split("."), asked.split(".")
-    for at, token in enumerate(given):
+    for at, part in enumerate(given):
         if at == len(wanted):
             return False
-        if token == ">":
+        if part == ">":
             return True
-        if wanted[at] == ">" or token not in {"*", wanted[at]}:
+        if wanted[at] == ">" or part not in {"*", wanted[at]}:
             return False
     return len(given) == len(wanted)
 
