@@ -30,6 +30,7 @@
     │   ├── UnknownTopic
     │   ├── InvalidTopic            not a topic name or not a filter; says which character and why
     │   ├── UnknownGroup            no consumer group of that name
+    │   ├── AuthenticationFailed    the broker asks who is there, and was shown nothing that it knows
     │   ├── NotPermitted            a limit or a rule of this broker forbids it
     │   ├── OutOfSequence           a producer's numbers leave something out; nothing was stored
     │   ├── Fenced                  the producer's id is used with a newer epoch: somebody took over
@@ -223,6 +224,12 @@ class UnknownGroup(BrokerError):
     """There is no consumer group of that name."""
 
     code = "unknown-group"
+
+
+class AuthenticationFailed(BrokerError):
+    """The broker asks for a token or a certificate, and none that it knows was shown."""
+
+    code = "authentication-failed"
 
 
 class NotPermitted(BrokerError):

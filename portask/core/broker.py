@@ -22,10 +22,13 @@ import structlog
 
 from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
 from portask.core import requests
+from portask.core.admission import Admission
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
 from portask.core.delivery import Delivery
+from portask.core.identities import Authenticator
 from portask.core.inboxes import Inboxes
+from portask.core.pacing import Pacing
 from portask.core.partitions import Partition, Subscription, Topic
 from portask.core.producers import ProducerTable
 from portask.core.ranges import NEVER
@@ -59,6 +62,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         keepalive: Silence after which a client is hung up on; 0 for never. Clients ping at a third of it.
         max_connections: Further ones are refused with a reason.
         max_unacked_bytes: Publishes of one connection that may wait for the storage; above it, reading is paused.
+        publish_messages: Messages a second that one connection may publish; above it, it is not read. 0: no limit.
+        publish_bytes: Bytes a second, likewise.
         auto_create: Whether OPEN creates a topic.
         default_partitions: For topics that are created without a number.
         max_partitions: Most that a client may ask for.
@@ -76,6 +81,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: int = 90 * _SECOND
     max_connections: int = 100_000
     max_unacked_bytes: int = 64 * 1024 * 1024
+    publish_messages: int = 0
+    publish_bytes: int = 0
     auto_create: bool = True
     default_partitions: int = 1
     max_partitions: int = 1024
@@ -97,13 +104,24 @@ class Broker:
         producers: Where each idempotent producer stands.
         inboxes: Where replies go.
         groups: Consumer groups, whether anybody is there or not.
+        admission: Who may come in, and what for.
+        pacing: Who has to wait.
     """
 
     def __init__(
-        self, storage: Storage, options: Options | None = None, rewrite: Rewrite | None = None
+        self,
+        storage: Storage,
+        options: Options | None = None,
+        rewrite: Rewrite | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
-        """Finds the topics and groups again that ``storage`` knows; ``rewrite`` makes dead letters."""
+        """Finds the topics and groups again that ``storage`` knows; ``rewrite`` makes dead letters.
+
+        Without an ``authenticator`` everybody may do everything.
+        """
         self.options = options or Options()
+        self.admission = Admission(self, authenticator)
+        self.pacing = Pacing(self)
         self.storage = storage
         self.wake: Callable[[], None] = lambda: None
         self.now = 0
@@ -139,9 +157,9 @@ class Broker:
 
     # ── what a server calls ───────────────────────────────────────────────────────────────────────────────
 
-    def connect(self, peer: str, now: int) -> Session:
+    def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
-        session = Session(self, peer, self._offer, now)
+        session = Session(self, peer, self._offer, now, certificate)
         if len(self.sessions) >= self.options.max_connections:
             most = self.options.max_connections
             session.connection.fail(
@@ -158,6 +176,8 @@ class Broker:
         if self.sessions.pop(session, session) is session:
             return
         self._let_go(session)
+        self.admission.leave(session)
+        session.connection.gate = None  # it leads back to the session
         session.closing = True
         self._arrived.pop(session, None)
         self._dirty.pop(session, None)
@@ -186,6 +206,7 @@ class Broker:
         self.now = now
         self.turns += 1
         self.in_turn = True
+        self.admission.renew()
         if self._deferred is not None:
             self._deferred.poll()
         groups = self.groups
@@ -216,6 +237,7 @@ class Broker:
         if now >= self._next_sweep:
             self._sweep(now)
         self.commit()  # what deliveries and timers saved or appended
+        self.pacing.rouse(now)
         dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
         self._dirty = {}
@@ -231,7 +253,7 @@ class Broker:
         if groups.groups and groups.busy:
             return 0
         if self.sessions or self.options.retention:
-            return min(self._next_sweep, groups.due)
+            return min(self._next_sweep, groups.due, self.pacing.due)
         return groups.due if groups.due < NEVER else None
 
     def drain(self, now: int) -> None:
@@ -319,6 +341,9 @@ class Broker:
 
     def forget(self, subscription: Subscription) -> None:
         """Takes a subscription's cursors off their partitions."""
+        account = subscription.session.standing.account
+        if account is not None:
+            account.subscriptions.pop(subscription, None)
         if subscription.member is not None:
             for seat in subscription.member.seats:
                 subscription.session.cursors.pop(seat.delivery, None)
@@ -347,15 +372,16 @@ class Broker:
         if session.congested:
             session.owed += connection.queued
         held = bool(session.inbox)
+        slowed = self.pacing.holds(session, self.now)
         session.paused = (
-            held or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
+            held or slowed or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
         )
         if held and not session.congested and session.reading <= ANSWERS_LIMIT:
             self._arrived[session] = None
         if state is State.DRAINING and not (session.unacked or session.reading or held):
             requests.finish_drain(session)
             self._let_go(session)
-        if state is State.CLOSED:
+        if state is State.CLOSED and not self.pacing.silences(session, self.now):
             session.closing = True
             self._let_go(session)
             fault = session.connection.fault
@@ -374,6 +400,7 @@ class Broker:
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""
         self._next_sweep = now + SWEEP
+        self.admission.sweep(now)
         handshakes = self._handshakes
         limit = now - self.options.hello_timeout
         while handshakes and (
@@ -387,7 +414,7 @@ class Broker:
         if self.options.keepalive:
             silent = now - self.options.keepalive
             for session in self.sessions:
-                if session.last_seen < silent and not session.gone:
+                if session.last_seen < silent and not (session.gone or session.paused):
                     seconds = self.options.keepalive / _SECOND
                     session.connection.fail(
                         RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING")

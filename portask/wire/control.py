@@ -30,7 +30,7 @@ class Hello(msgspec.Struct, omit_defaults=True):
         max_frame: Largest body it takes, bytes.
         client: Name and version, for logs.
         features: Optional abilities it asks for.
-        token: Authentication, if the broker asks for it.
+        token: Who it is, for a broker that asks; never shown.
     """
 
     versions: list[int]
@@ -38,6 +38,9 @@ class Hello(msgspec.Struct, omit_defaults=True):
     client: str = ""
     features: list[str] = []
     token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Hello({self.versions!r}, client={self.client!r}, token={'…' if self.token else None})"
 
 
 class Welcome(msgspec.Struct):
@@ -52,6 +55,7 @@ class Welcome(msgspec.Struct):
         keepalive: Seconds of silence after which the broker hangs up; 0 for never.
         codec: The codec that a client without a choice of its own should use; empty for the client's default.
         compression: Likewise.
+        identity: The name by which the broker knows the client; empty if it does not ask.
     """
 
     version: int
@@ -62,6 +66,7 @@ class Welcome(msgspec.Struct):
     keepalive: float = 0
     codec: str = ""
     compression: str = ""
+    identity: str = ""
 
 
 class Error(msgspec.Struct, omit_defaults=True):
