@@ -76,7 +76,7 @@ class Admission:
         except AuthenticationFailed as error:
             session.logged = True
             if self._failed(session.peer, credentials, error, now):
-                session.mute(now + PENALTY)
+                session.answer_at = now + PENALTY
             raise AuthenticationFailed(REFUSED) from None
         account = standing.account
         if account is not None:
@@ -190,6 +190,8 @@ class Admission:
                 new.account.subscriptions |= dict.fromkeys(session.subscriptions.values())
         session.standing = new
         self._meter(session, now)
+        if session.paused:
+            self._broker.mark(session)  # what it waits for may be no limit any more
         if (new.identity.allow, new.identity.name) == (old.identity.allow, old.identity.name):
             return
         for channel in session.channels.values():

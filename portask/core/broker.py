@@ -177,6 +177,7 @@ class Broker:
             return
         self._let_go(session)
         self.admission.leave(session)
+        self.pacing.forget(session)
         session.connection.gate = None  # it leads back to the session
         session.closing = True
         self._arrived.pop(session, None)

@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from portask.core.ranges import NEVER
+from portask.messages import Buffer
 from portask.wire.connection import State
 from portask.wire.frames import Opcode
 
@@ -30,6 +31,7 @@ class Pacing:
         self._broker = broker
         self._resting: list[tuple[int, int, Session]] = []
         self._numbers = count()
+        self._withheld: dict[Session, list[Buffer]] = {}
 
     @property
     def due(self) -> int:
@@ -56,12 +58,21 @@ class Pacing:
             heappush(self._resting, (until, next(self._numbers), session))
 
     def silences(self, session: Session, now: int) -> bool:
-        """Whether the last words of a connection are held back; if not any more, they leave now."""
+        """Whether the last words of a closed connection wait; if not any more, they leave now."""
+        if not session.answer_at:
+            return False
         if session.answer_at > now:
+            self._withheld.setdefault(session, []).extend(session.output)
+            session.output.clear()
             self._rest(session, session.answer_at)
             return True
-        session.unmute()
+        session.answer_at = 0
+        session.output.extend(self._withheld.pop(session, ()))
         return False
+
+    def forget(self, session: Session) -> None:
+        """The connection is gone."""
+        self._withheld.pop(session, None)
 
     def holds(self, session: Session, now: int) -> bool:
         """A session's end of the turn: whether it must not be read for now."""

@@ -66,7 +66,7 @@ class Session:
         standing: Whose it is, and what that allows.
         meter: How fast it publishes, if that is limited.
         rests: `portask.core.pacing` will look at it again by itself.
-        answer_at: When the last words to it may leave, µs.
+        answer_at: When its last words may leave, µs; 0 for at once.
     """
 
     __slots__ = (
@@ -161,17 +161,6 @@ class Session:
 
     def _greet(self, hello: control.Hello) -> str:
         return self._broker.admission.admit(self, hello)
-
-    def mute(self, until: int) -> None:
-        """Nothing leaves before ``until``, µs; for what is said before hanging up."""
-        self.answer_at = until
-        self.take_output = list  # empty ones
-
-    def unmute(self) -> None:
-        """What was held back may leave."""
-        if self.answer_at:
-            self.answer_at = 0
-            self.take_output = self.connection.take_output
 
     @property
     def gone(self) -> bool:
