@@ -128,10 +128,10 @@ def test_connections_of_one_identity_share_its_rate_and_others_do_not() -> None:
     desk.turn()
     assert first.session.paused
     assert not boss.session.paused
-    assert not second.session.paused, "it did not publish yet"
+    assert paused(second) == [False], "it did not publish yet"
     second.publish(BATCH)
     desk.turn()
-    assert second.session.paused
+    assert paused(second) == [True]
     # a new connection does not find the buckets full
     first.hang_up()
     third = publisher(desk, token=TOKENS["writer"])
