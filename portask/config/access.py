@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta, Struct
 
 from portask.config.tokens import HASH
+from portask.errors import ConfigError
 
 if TYPE_CHECKING:
     from portask.config.settings import Settings
@@ -144,6 +145,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check(settings: Settings) -> None:
+    """Raises `ConfigError` for the first of `contradictions`, where no file can be blamed."""
+    for key, complaint in contradictions(settings):
+        raise ConfigError(f"{key}: {complaint}")
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
