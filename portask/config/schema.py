@@ -87,7 +87,6 @@ def dotted(key: Key) -> str:
 
 
 _SECRET = re.compile(r"passw|secret|token|credential|api_?key", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 _SHOWN = 80
 
 
@@ -119,7 +118,7 @@ def redact(value: Any, name: str = "") -> Any:
         return [redact(inner, name) for inner in value]
     if _SECRET.search(name):
         return "…"
-    return hide(_USERINFO.sub("…@", value)) if isinstance(value, str) else value
+    return hide(value) if isinstance(value, str) else value
 
 
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -20,6 +20,7 @@ IDENTITY = r"[A-Za-z0-9_-]{1,64}"
 HASH = r"sha256:[0-9a-f]{64}"
 """What stands in the settings for a token."""
 _FORM = re.compile(rf"portask_({IDENTITY})_[A-Za-z0-9_-]{{43}}")
+_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 # The rest of a word goes with it: a token with something stuck to it is a secret too.
 _SHOWN = re.compile(r"portask_[A-Za-z0-9_-]{44,}")
 
@@ -51,5 +52,7 @@ def parse_hash(text: str) -> bytes:
 
 
 def hide(text: str) -> str:
-    """``text`` without the tokens in it."""
-    return _SHOWN.sub("portask_…", text) if "portask_" in text else text
+    """``text`` without the tokens in it, and without credentials in URLs."""
+    if "portask_" in text:
+        text = _SHOWN.sub("portask_…", text)
+    return _USERINFO.sub("…@", text) if "@" in text else text

@@ -25,7 +25,7 @@ class Account:
         limits: Of the identity.
         sessions: Its connections.
         subscriptions: Of all of them.
-        unacked: Bytes of publishes that wait for the storage, as of the end of the last turn.
+        unacked: Bytes of publishes that wait for the storage, as of the end of the last turn, if they are limited.
         waiting: Connections that are not read until ``unacked`` is within the limit again.
         messages: The bucket for them, if there is a limit.
         bytes: Likewise.

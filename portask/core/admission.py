@@ -87,7 +87,7 @@ class Admission:
                 )
             account.sessions[session] = None
         session.standing = standing
-        self._meter(session, now)
+        self._pace(session, now)
         return standing.identity.name
 
     def _standing(self, credentials: Credentials, now: int) -> Standing:
@@ -101,12 +101,13 @@ class Admission:
             account.set_limits(identity, now)
         return Standing(identity, credentials, account)
 
-    def _meter(self, session: Session, now: int) -> None:
+    def _pace(self, session: Session, now: int) -> None:
         options, account = self._broker.options, session.standing.account
         messages, sizes = buckets(options.publish_messages, now), buckets(options.publish_bytes, now)
         if account is not None:
             messages, sizes = messages + account.messages, sizes + account.bytes
         session.meter = Meter(messages, sizes) if messages or sizes else None
+        session.paced = session.meter is not None or (account is not None and account.limits.unacked > 0)
 
     def _failed(self, peer: str, credentials: Credentials, error: AuthenticationFailed, now: int) -> bool:
         """Logs a failure, unless its address has so many: then true."""
@@ -189,7 +190,7 @@ class Admission:
                 new.account.sessions[session] = None
                 new.account.subscriptions |= dict.fromkeys(session.subscriptions.values())
         session.standing = new
-        self._meter(session, now)
+        self._pace(session, now)
         if session.paused:
             self._broker.mark(session)  # what it waits for may be no limit any more
         if (new.identity.allow, new.identity.name) == (old.identity.allow, old.identity.name):

@@ -367,13 +367,15 @@ class Broker:
         if session.acking:
             session.flush_acks()
         session.answered = 0
-        if state is _OPEN and not (session.inbox or session.unacked or session.owed or session.congested):
+        if state is _OPEN and not (
+            session.inbox or session.unacked or session.owed or session.congested or session.paced
+        ):
             session.paused = False
             return  # the rule
         if session.congested:
             session.owed += connection.queued
         held = bool(session.inbox)
-        slowed = self.pacing.holds(session, self.now)
+        slowed = session.paced and self.pacing.holds(session, self.now)
         session.paused = (
             held or slowed or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
         )

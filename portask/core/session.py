@@ -65,6 +65,7 @@ class Session:
         certificate: Names in the certificate of its client.
         standing: Whose it is, and what that allows.
         meter: How fast it publishes, if that is limited.
+        paced: `portask.core.pacing` has to be asked whether it may be read.
         rests: `portask.core.pacing` will look at it again by itself.
         answer_at: When its last words may leave, µs; 0 for at once.
     """
@@ -87,6 +88,7 @@ class Session:
         "next_delivery",
         "output",
         "owed",
+        "paced",
         "paused",
         "peer",
         "reading",
@@ -112,7 +114,7 @@ class Session:
         self.certificate = certificate
         self.standing: Standing = STRANGER
         self.meter: Meter | None = None
-        self.rests = False
+        self.paced = self.rests = False
         self.answer_at = 0
         self.connection = Connection(Role.BROKER, offer)
         self.connection.gate = self._greet
