@@ -38,6 +38,7 @@
     └── ClientError
         ├── NotConnected            closed by the caller, or reconnecting is off and the link is gone
         ├── ConnectFailed           no address answered in time; names each with its reason
+        │   └── TlsFailed           one did, and TLS with it failed: its certificate, or ours, or the version
         ├── RequestTimeout          no answer within the deadline; the request may or may not have happened
         └── BufferExhausted         more is waiting to be sent than the producer may hold
 
@@ -275,6 +276,12 @@ class ConnectFailed(ClientError):
     """No address answered in time. The text names each address and its reason."""
 
     code = "connect-failed"
+
+
+class TlsFailed(ConnectFailed):
+    """A broker was reached, and there is no TLS with it: a certificate is not good, or it does not speak TLS."""
+
+    code = "tls-failed"
 
 
 class RequestTimeout(ClientError):

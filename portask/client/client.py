@@ -54,7 +54,7 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._publisher = Publisher(options)
         self._subscriber = Subscriber(options)
-        self._connector = Connector(addresses, options, encryption, self._publisher, self._subscriber)
+        self._connector = Connector(addresses, options, self._publisher, self._subscriber, encryption)
         self._requester = Requester(self, self._connector, self._publisher)
         self._producers: dict[tuple[str, int], Producer] = {}
         self._closing: asyncio.Task[None] | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from portask.errors import (
     NotConnected,
     PortaskError,
     RequestTimeout,
+    TlsFailed,
 )
 from portask.wire import control
 from portask.wire.frames import REPLY, Frame, Opcode
@@ -49,9 +51,9 @@ class Connector:
         self,
         addresses: Sequence[Address],
         options: Options,
-        encryption: Encryption | None,
         publisher: Publisher,
         subscriber: Subscriber,
+        encryption: Encryption | None = None,
     ) -> None:
         self.link: Link | None = None
         self._addresses = list(addresses)
@@ -80,10 +82,11 @@ class Connector:
 
         Raises:
             AuthenticationFailed: none let us in, and at least one does not know who we are.
+            TlsFailed: likewise, and with at least one of them TLS could not be agreed on.
             ConnectFailed: none answered.
         """
         reasons = []
-        unknown = False
+        kind: type[PortaskError] = ConnectFailed
         for _ in range(len(self._addresses)):
             address = self._addresses[0]
             try:
@@ -91,15 +94,17 @@ class Connector:
             except TimeoutError:
                 reasons.append(f"{address} did not answer within {self._options.connect_timeout:g} s")
             except OSError as error:
+                if isinstance(error, ssl.SSLError) and kind is ConnectFailed:
+                    kind = TlsFailed
                 reasons.append(f"{address}: {why(error)}")
             except AuthenticationFailed as error:
-                unknown = True
+                kind = AuthenticationFailed
                 reasons.append(f"{address}: {error}")
             except PortaskError as error:
                 hint = hint_of(address) if isinstance(error, NotConnected) else ""
                 reasons.append(f"{address}: {error}{hint}")
             self._next_address()
-        raise (AuthenticationFailed if unknown else ConnectFailed)("cannot connect: " + "; ".join(reasons))
+        raise kind("cannot connect: " + "; ".join(reasons))
 
     async def _dial(self, address: Address) -> Link:
         link = Link(

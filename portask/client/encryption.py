@@ -54,7 +54,7 @@ def why(error: OSError) -> str:
     reason = reason_of(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in _UNTRUSTED:
-            return f"its certificate is not trusted here ({reason}): name the file of its authority with ca"
+            return f"its certificate is not trusted here ({reason}): name its authority's file (ca=…, --ca)"
         if error.verify_code in _OTHER_NAME:
             return f"its certificate is another's ({reason}): use the name that is in it"
         return f"its certificate is not good ({reason})"

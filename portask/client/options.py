@@ -174,7 +174,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         exposed = [address for address in plain if not is_loopback(address.host)]
         if self.token is not None and exposed and self.insecure != INSECURE:
             raise ConfigError(
-                f"the token would travel readable to {exposed[0]}: use portasks://, or say insecure={INSECURE!r}"
+                f"the token would travel readable to {exposed[0]}: use portasks://, or say {INSECURE!r} "
+                "(insecure=…, --insecure)"
             )
 
     def _check_producer(self) -> None:
