@@ -75,6 +75,15 @@ def server(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(params=[entry.name for entry in registry.entries("server")])
+def any_server(request: pytest.FixtureRequest) -> str:
+    """Every server: what is asked at HELLO and later is not the transport's affair."""
+    name: str = request.param
+    if reason := registry.get("server", name).unavailable():
+        pytest.skip(reason)
+    return name
+
+
 class People:
     """Tokens by name, and the tables of the settings that know them."""
 
