@@ -15,7 +15,7 @@ from portask.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from portask.client.options import OptionsDict
+    from portask.client.options import Access
     from portask.sync import Client
 
     Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -82,7 +82,7 @@ def broker_options(command: Callable[..., Any]) -> Callable[..., Any]:
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine.")
 
 
-def access(url: str) -> OptionsDict:
+def access(url: str) -> Access:
     """What the running command was told about getting in, for `portask.connect`.
 
     Raises:
@@ -90,7 +90,7 @@ def access(url: str) -> OptionsDict:
         OSError: it cannot be read.
     """
     meta = click.get_current_context().meta
-    found: OptionsDict = {}
+    found: Access = {}
     for name, keyword in _TLS.items():
         value, ambient = meta.get(_META + name, ("", True))
         # a variable is for all commands, also for those that talk to a broker without TLS
@@ -124,6 +124,4 @@ def connect(url: str) -> Client:
     logging.getLogger("portask").addHandler(logging.NullHandler())  # the command says it, once
     from portask import sync  # noqa: PLC0415 - costs more than all the rest; help and wrong usage do without
 
-    options = access(url)
-    options["reconnect"] = False
-    return sync.connect(url, **options)
+    return sync.connect(url, reconnect=False, **access(url))

@@ -23,7 +23,18 @@ GOODBYE = 5.0
 """Most seconds to wait for what only tidies up: the answers to DRAIN and UNSUBSCRIBE, a transport that closes."""
 
 
-class OptionsDict(TypedDict, total=False):
+class Access(TypedDict, total=False):
+    """Of the keyword arguments of `portask.connect` those that are about getting in, without objects."""
+
+    token: str | None
+    ca: str
+    certificate: str
+    key: str
+    server_name: str
+    insecure: str
+
+
+class OptionsDict(Access, total=False):
     """The keyword arguments of `portask.connect`; `Options` documents them."""
 
     codec: str
@@ -43,13 +54,7 @@ class OptionsDict(TypedDict, total=False):
     reconnect_deadline: float
     keepalive: float
     max_frame: int
-    token: str | None
     tls: ssl.SSLContext | None
-    ca: str
-    certificate: str
-    key: str
-    server_name: str
-    insecure: str
     name: str
     idempotent: bool
     producer_id: int

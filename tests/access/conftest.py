@@ -13,6 +13,9 @@ import trustme
 
 from portask import registry
 from portask.config import tokens
+from tests.cli.conftest import serving
+
+__all__ = ["serving"]  # a fixture from next door
 
 TLS_SERVERS = [entry.name for entry in registry.entries("server") if "tls" in entry.capabilities]
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
@@ -31,7 +34,7 @@ class Pair(NamedTuple):
 
 
 class Authority:
-    """Signs certificates into a folder. ``ca`` is the path of its own."""
+    """Signs certificates into a folder. ``ca`` is the path of its own, ``text`` what is in there."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,6 +43,7 @@ class Authority:
         self._made = 0
         self.ca = str(folder / "ca.pem")
         self._ca.cert_pem.write_to_path(self.ca)
+        self.text = self._ca.cert_pem.bytes().decode()
 
     def issue(self, *names: str, common_name: str | None = None, expired: bool = False) -> Pair:
         """A certificate for these names."""

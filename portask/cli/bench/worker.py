@@ -241,6 +241,7 @@ def _client(load: Load) -> contextlib.AbstractAsyncContextManager[Client]:
         codec=load.codec,
         compression=load.compression,
         name="portask bench",
+        **load.access,
     )
 
 
