@@ -424,6 +424,58 @@ class Producers(Protocol):
 
 
 @runtime_checkable
+class Sequenced(Protocol):
+    """A storage that checks the numbers of idempotent producers itself, because other brokers append to it as well.
+
+    Its `Storage.append` of a numbered batch fails with `AlreadyStored` (a retry: nothing was appended), `OutOfSequence`
+    or `Fenced`. It recognizes at least the last `portask.wire.sequences.KEPT_BATCHES` batches of a producer with their
+    offsets, and forgets a producer whose records were all trimmed.
+    """
+
+    def resume(
+        self,
+        partition: TopicPartition,
+        producer: int,
+        epoch: int,
+        sequence: int,
+        done: Callable[[PortaskError | None], None],
+    ) -> None:
+        """A producer says that ``sequence`` is its next number: what lies before was stored, or given up.
+
+        0 says that it has not published here yet. ``done`` gets `Fenced` if somebody uses its id with a newer epoch,
+        or did with this one where it says that it has not.
+        """
+        ...
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A storage that other brokers use at the same time: topics come and partitions grow without the owner's doing."""
+
+    grown: Callable[[TopicPartition, int], None]
+    """Set by the owner, called from `Deferred.poll`: the next offset of a partition that others appended to.
+
+    Both the partition and its topic may be new here. May be called for nothing; must be called in the end whatever
+    happens to the other broker. 0 announces a topic."""
+
+    def topics(self) -> Mapping[str, int]:
+        """Topics, and how many partitions they have, as far as is known without asking. Changes with time."""
+        ...
+
+    def declare(self, topic: str, partitions: int, done: Callable[[int, PortaskError | None], None]) -> None:
+        """Says that there is a topic. ``done(count, None)``: how many partitions it has, as the first broker said."""
+        ...
+
+
+@runtime_checkable
+class Explained(Protocol):
+    """A storage whose durability needs words: those of the server that keeps the records."""
+
+    promise: str
+    """What an acknowledged record survives, for people, in one line. May change while it is open."""
+
+
+@runtime_checkable
 class GroupState(Protocol):
     """A storage that keeps what a consumer group knows about a partition, as durable as it keeps records."""
 
@@ -487,8 +539,9 @@ class FramedEndpoint(Endpoint, Protocol):
 
     frame_limit: int
     """Largest body that may come now, bytes. Grows once, when the handshake is complete."""
-    output: list[Buffer]
-    """What `take_output` would give. The same list for as long as the endpoint lives: taking out is clearing it."""
+    output: list[Any]
+    """What to write now, each a `portask.wire.frames.Outgoing` whose header the server makes. Always the same list:
+    taking out is clearing it."""
 
     def receive_frames(self, frames: list[Any], refused: Buffer = b"") -> None:
         """`Endpoint.receive` for frames that were cut and checked already.

@@ -25,7 +25,8 @@
     ├── StorageError
     │   ├── StorageFull             no room: publishing is refused, consuming goes on
     │   ├── OffsetOutOfRange        before the first or after the next offset; carries both
-    │   └── UnknownPartition        nothing was ever appended or opened there
+    │   ├── UnknownPartition        nothing was ever appended or opened there
+    │   └── AlreadyStored           a numbered batch came before; carries its offset
     ├── BrokerError                 the broker answered ERROR to a request
     │   ├── UnknownTopic
     │   ├── InvalidTopic            not a topic name or not a filter; says which character and why
@@ -201,6 +202,19 @@ class UnknownPartition(StorageError):
     """Nothing was ever appended or opened there."""
 
     code = "unknown-partition"
+
+
+class AlreadyStored(StorageError):
+    """A storage that checks the numbers of producers has this batch already, from ``offset`` on.
+
+    Between a storage and its broker, for which it is no failure. -1: it is stored, and nobody remembers where.
+    """
+
+    code = "already-stored"
+
+    def __init__(self, message: str, offset: int = -1) -> None:
+        super().__init__(message)
+        self.offset = offset
 
 
 class BrokerError(PortaskError):

@@ -14,6 +14,7 @@ that brings it; an error inside the variant's own module is that module's bug an
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -41,6 +42,8 @@ class Entry(msgspec.Struct, frozen=True):
             servers, ``"native"`` for compiled parts.
         requires: Why it may be unavailable besides libraries: ``"module:function"`` that returns a reason or
             ``None``.
+        sandbox: For a variant that needs a server: ``"module:context_manager"`` that yields options for an instance to
+            try things on, which shares nothing with anybody.
     """
 
     family: str
@@ -50,6 +53,7 @@ class Entry(msgspec.Struct, frozen=True):
     needs: tuple[str, ...] = ()
     capabilities: frozenset[str] = frozenset()
     requires: str = ""
+    sandbox: str = ""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -66,7 +70,7 @@ class Entry(msgspec.Struct, frozen=True):
         """Why it cannot be used here, with what to do about it; ``None`` when it can."""
         missing = [need for need in self.needs if find_spec(need.partition("=")[0]) is None]
         if missing:
-            names = " ".join(need.partition("=")[2] or need for need in missing)
+            names = " ".join(dict.fromkeys(need.partition("=")[2] or need for need in missing))
             return f"needs {names}: pip install {names}"
         if self.requires:
             reason: str | None = _resolve(self.requires)()
@@ -92,6 +96,17 @@ class Entry(msgspec.Struct, frozen=True):
             TypeError: an option that it does not have.
         """
         return self.load()(**options)
+
+    def sandboxed(self, **wishes: Any) -> AbstractContextManager[dict[str, Any]]:
+        """Options for an instance to try things on, for as long as the context lasts; none where it needs none.
+
+        Args:
+            wishes: Keyword arguments of its ``sandbox``.
+        """
+        if not self.sandbox:
+            return nullcontext({})
+        found: AbstractContextManager[dict[str, Any]] = _resolve(self.sandbox)(**wishes)
+        return found
 
 
 def _resolve(target: str) -> Any:

@@ -253,8 +253,8 @@ def _explain(
     rule: Rule, worst: CriterionPart, parts: Sequence[CriterionPart], summary: Summary, *, blind: bool
 ) -> str:
     passed = sum(part.verdict == "pass" for part in parts)
-    text = f"Worst of {len(parts)} figures: {worst.title}." if len(parts) > 1 else f"{worst.title}."
-    text = text[0].upper() + text[1:]
+    title = worst.title[0].upper() + worst.title[1:]
+    text = f"{title}, the worst of {len(parts)} figures." if len(parts) > 1 else f"{title}."
     straddles = worst.low is None or rule.judge(worst.value, worst.low, worst.high) == "inconclusive"
     who = "the only process" if summary.processes == 1 else f"each of {summary.processes} processes"
     if blind:
@@ -266,9 +266,7 @@ def _explain(
             f" The interval does not decide it, but {who} missed the mark by {rule.margin:g} times or more."
         )
     elif worst.verdict == "inconclusive" and worst.low is None:
-        text += (
-            " One process gives no interval, and it did not miss the mark by enough to say more without one."
-        )
+        text += " One process gives no interval."
     elif worst.verdict == "inconclusive":
         text += " The interval straddles the mark."
     elif len(parts) > 1:

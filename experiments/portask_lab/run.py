@@ -21,6 +21,7 @@ from portask.errors import ConfigError
 from portask.registry import REFERENCE_NAMES, Entry
 from portask_lab import blocks, machine, noise, results, select, summaries
 from portask_lab import criteria as written
+from portask_lab.leads import Leads
 from portask_lab.meter import Meter, Progress, Watch
 from portask_lab.plan import Plan
 from portask_lab.results import Conformance, Run
@@ -99,7 +100,7 @@ def run(
         interrupted = True
         record.notes.append("incomplete: the run was interrupted; suites that are missing were not reached")
     meter.reporting("verdicts and report")
-    _conclude(record, plan)
+    _conclude(record, plan, directory)
     record.seconds = time.monotonic() - started
     results.save(record, directory)
     _point_latest(directory, record)
@@ -200,9 +201,9 @@ def _outcome(entry: Entry, answer: blocks.Answer) -> Conformance:
     )
 
 
-def _conclude(record: Run, plan: Plan) -> None:
+def _conclude(record: Run, plan: Plan, directory: Path) -> None:
     record.criteria = written.judge(record, plan.rules)
-    record.winners = select.choose(record)
+    record.winners = select.choose(record, Leads(record, directory))
     if record.blocks:
         missing = noise.missing(record.blocks[0].noise)
         record.notes += [missing] if missing else []

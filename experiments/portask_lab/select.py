@@ -1,4 +1,4 @@
-"""From results to a configuration: one winner a family, with the evidence.
+"""From results to winners: one a family, by rules that are fixed here.
 
 **Who may win.** Variants that pass conformance, were measured in valid blocks, can be made without options (a
 dictionary has to be trained and kept by whoever needs it), and fit together: a codec must write the wire id of the
@@ -7,133 +7,167 @@ are measured and never selected.
 
 **By what.** One objective a family; `portask_lab.objectives` has them.
 
-**Ties.** Variants whose objective lies within the noise floor of the best are equal. Where there is a second
-objective it decides; then the simpler one wins: fewer libraries to install (the standard library alone first), pure
-Python before native, the reference before others, then the alphabet.
+**Ties.** A variant is equal to the best where the two lie within the noise floor, or where the interval of their ratio
+over the run's blocks holds 1. Where there is a second objective it decides among equals; then the simpler one wins:
+fewer libraries to install (the standard library alone first), pure Python before native, the reference before others,
+fewer lines of code, then the alphabet.
 
-The result is a file for ``portask serve``: a section a family, and a ``[receipt]`` that says which run, machine and
-messages it rests on.
+**When nothing was compared** because of noise, all are equal, also those whose measurements were void: the default
+stays where it could have won.
+
+`portask_lab.receipt` makes a configuration of the winners, `portask_lab.confirm` measures the broker made of them.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
-from collections.abc import Iterable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import msgspec
-
 from portask import registry
-from portask.config.fingerprint import mismatch
 from portask.contracts import FAMILIES
-from portask.errors import ConfigError, PortaskError
+from portask.errors import PortaskError
 from portask.registry import REFERENCE_NAMES, Entry
-from portask_lab import results
+from portask_lab.leads import Leads
 from portask_lab.objectives import OBJECTIVES, Objective, Values
 from portask_lab.results import Run, Winner
 
+_ALONE = "the only candidate, no other variant has a figure for this."
 DEFAULT_FLOOR = 0.05
 """Noise floor where a suite had no A/A control."""
 
 
-class Checked(msgspec.Struct):
-    """Whether a configuration's receipt is about this machine.
+def choose(run: Run, leads: Leads | None = None) -> list[Winner]:
+    """One winner for each family that the run's suites measured.
 
-    Attributes:
-        run: The run that it rests on.
-        differences: One sentence for each thing that differs; empty when it matches.
+    Args:
+        run: Its results.
+        leads: Its samples by block; without them only the noise floor tells what is equal.
     """
-
-    run: str
-    differences: list[str]
-
-    @property
-    def matches(self) -> bool:
-        """Whether nothing differs."""
-        return not self.differences
-
-
-# ── choosing ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def choose(run: Run) -> list[Winner]:
-    """One winner for each family that the run's suites measured."""
     measured = {case.family for case in run.cases}
-    return [_family(run, family) for family in FAMILIES if family in measured]
+    return [_Contest(run, family, leads).winner() for family in FAMILIES if family in measured]
 
 
-def _family(run: Run, family: str) -> Winner:
-    objectives = OBJECTIVES[family]
-    first = objectives[0]
-    values = first.values(run)
-    barred = {label: reason for label in values if (reason := _barred(run, label))}
-    open_ = {label: value for label, value in values.items() if label not in barred}
-    if not open_:
-        why = "; ".join(f"{label}: {reason}" for label, reason in barred.items())
-        reason = why or f"no variant was measured in everything that counts ({first.words})"
-        return Winner(family=family, variant="", objective=first.words, reason=reason)
-    if _blind(run, first.suite):
-        return _undecided(family, first, open_)
-    order = sorted(open_, key=lambda label: (open_[label], label), reverse=first.better == "higher")
-    floor = _floor(run, first.suite)
-    equal = _within(open_, order[0], floor)
-    decided = ""
-    for more in objectives[1:]:
-        values_more = {label: value for label, value in more.values(run).items() if label in equal}
-        if len(equal) > 1 and len(values_more) == len(equal):
-            best = (max if more.better == "higher" else min)(
-                values_more, key=lambda label: values_more[label]
-            )
-            closer = _within(values_more, best, _floor(run, more.suite))
-            decided = f" {more.words} decided among them." if len(closer) < len(equal) else ""
-            equal = closer
-    winner = min(equal, key=simplicity)
-    rest = [label for label in order if label != winner]
-    tie = len(equal) > 1
-    reason = f"best of {len(open_)}" if winner == order[0] and not tie else f"within {floor:.1%} of the best"
-    if tie:
-        reason += f", like {', '.join(sorted(set(equal) - {winner}))}: the simplest of them"
-    reason = f"{reason}.{decided}"
-    better = [label for label in barred if _beats(values[label], open_[winner], first.better)]
-    reason += "".join(f" {label} is better, but {barred[label]}." for label in better)
-    return Winner(
-        family=family,
-        variant=winner,
-        objective=first.words,
-        value=open_[winner],
-        unit=first.unit,
-        runner_up=rest[0] if rest else "",
-        runner_up_value=open_[rest[0]] if rest else None,
-        tie=tie,
-        reason=reason,
-    )
+class _Contest:
+    """One family's variants, and what is known of them."""
+
+    def __init__(self, run: Run, family: str, leads: Leads | None) -> None:
+        self.run = run
+        self.family = family
+        self.leads = leads
+        self.first, *self.more = OBJECTIVES[family]
+        self.measured = self.first.values(run)
+        self.barred = {label: why for label in self.measured if (why := _barred(run, label))}
+        self.values = {label: value for label, value in self.measured.items() if label not in self.barred}
+        self.void = _void(run, family, self.first.suite, self.measured)
+
+    def winner(self) -> Winner:
+        """The winner, or why there is none."""
+        first, values = self.first, self.values
+        if not values and not self.void:
+            why = "; ".join(f"{label}: {reason}" for label, reason in self.barred.items())
+            why = why or f"no variant was measured in everything that counts ({first.words})"
+            return Winner(family=self.family, variant="", objective=first.words, reason=why)
+        if not values or _blind(self.run, first.suite):
+            return self._undecided()
+        order = sorted(values, key=lambda label: (values[label], label), reverse=first.better == "higher")
+        equal = self._equal(first, values, order[0])
+        tied = len(equal) > 1
+        equal, decided = self._narrowed(equal)
+        winner = min(equal, key=simplicity)
+        rest = [label for label in order if label != winner]
+        if len(order) == 1:
+            reason = _ALONE
+        elif not tied:
+            reason = f"best of {len(order)}."
+        else:
+            others = ", ".join(label for label in order if label in equal and label != winner)
+            alike = f"not to be told from {others}: the simplest of them" if others else "equal to the best"
+            reason = f"{alike}.{decided}"
+        better = [
+            label for label in self.barred if _beats(self.measured[label], values[winner], first.better)
+        ]
+        reason += "".join(f" {label} is better, but {self.barred[label]}." for label in better)
+        reason += "".join(f" {label} was not compared, its measurements were void." for label in self.void)
+        return self._made(winner, rest[0] if rest else "", tie=len(equal) > 1, reason=reason)
+
+    def _undecided(self) -> Winner:
+        """What stays when noise forbids comparing by the first objective."""
+        candidates = [*self.values, *self.void]
+        why = f"Fewer than two blocks of suite {self.first.suite} were quiet enough to compare anything, so"
+        if not self.values:
+            why = f"Every measurement of it was void in suite {self.first.suite}, so"
+        if len(candidates) == 1:
+            return self._made(candidates[0], "", tie=False, reason=_ALONE)
+        equal, decided = self._narrowed(candidates)
+        winner = min(equal, key=simplicity)
+        kind = "the default" if REFERENCE_NAMES[self.family] == winner.partition("/")[2] else "the simplest"
+        reason = f"{why} {decided.strip()}" if decided else f"{why} {kind} stays."
+        return self._made(winner, "", tie=len(equal) > 1, reason=reason)
+
+    def _narrowed(self, equal: list[str]) -> tuple[list[str], str]:
+        """Those among equals that the further objectives leave, and in words what did."""
+        decided = ""
+        for objective in self.more:
+            values = {label: value for label, value in objective.values(self.run).items() if label in equal}
+            if len(equal) < 2 or len(values) < len(equal) or _blind(self.run, objective.suite):
+                continue
+            best = (max if objective.better == "higher" else min)(values, key=lambda label: values[label])
+            closer = self._equal(objective, values, best)
+            if len(closer) < len(equal):
+                equal, decided = closer, f" {objective.words} decided among them."
+        return equal, decided
+
+    def _equal(self, objective: Objective, values: Values, best: str) -> list[str]:
+        """The best and those that cannot be told from it."""
+        floor = _floor(self.run, objective.suite)
+        equal = []
+        for label, value in values.items():
+            lead = self.leads.ratio(objective, best, label) if self.leads and label != best else None
+            if _close(value, values[best], floor) or (lead is not None and lead.low <= 1 <= lead.high):
+                equal.append(label)
+        return equal
+
+    def _made(self, winner: str, runner_up: str, *, tie: bool, reason: str) -> Winner:
+        return Winner(
+            family=self.family,
+            variant=winner,
+            objective=self.first.words,
+            value=self.values.get(winner),
+            unit=self.first.unit,
+            runner_up=runner_up,
+            runner_up_value=self.values.get(runner_up),
+            tie=tie,
+            reason=reason,
+        )
 
 
-def _undecided(family: str, objective: Objective, values: Values) -> Winner:
-    """What stays when noise forbids comparing: all are equal then, and the simplest wins."""
-    winner = min(values, key=simplicity)
-    return Winner(
-        family=family,
-        variant=winner,
-        objective=objective.words,
-        value=values[winner],
-        unit=objective.unit,
-        tie=True,
-        reason=f"nothing was compared, suite {objective.suite} was too noisy: the simplest stays",
-    )
-
-
-def simplicity(label: str) -> tuple[int, bool, bool, str]:
-    """What ties are broken by, smaller is simpler: libraries, native, not the reference, name."""
+def simplicity(label: str) -> tuple[int, bool, bool, int, str]:
+    """What ties are broken by, smaller is simpler: libraries, native, not the reference, lines of code, name."""
     family, _, name = label.partition("/")
     entry = registry.get(family, name)
-    return len(entry.needs), "native" in entry.capabilities, REFERENCE_NAMES[family] != name, name
+    native = "native" in entry.capabilities
+    return len(entry.needs), native, REFERENCE_NAMES[family] != name, _lines(entry.target), name
 
 
-def _within(values: Values, best: str, floor: float) -> list[str]:
-    return [label for label, value in values.items() if _close(value, values[best], floor)]
+@cache
+def _lines(target: str) -> int:
+    """Lines of the module that a target is in, of all its modules when it is a package; 0 for what is no Python."""
+    spec = find_spec(target.partition(":")[0])
+    file = Path(spec.origin) if spec and spec.origin else None
+    if file is None or file.suffix != ".py":
+        return 0
+    files = file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
+    return sum(len(each.read_text("utf-8").splitlines()) for each in files)
+
+
+def _void(run: Run, family: str, suite: str, measured: Values) -> list[str]:
+    """Variants that have no figure because their measurements in the suite were void, and may be chosen."""
+    labels = dict.fromkeys(each.variant for each in run.voids if each.suite == suite)
+    own = [label for label in labels if label.partition("/")[0] == family and label not in measured]
+    faulty = {each.variant for each in run.faults if each.suite == suite}
+    return [label for label in own if "#" not in label and label not in faulty and not _barred(run, label)]
 
 
 def _close(a: float, b: float, floor: float) -> bool:
@@ -181,130 +215,3 @@ def _misfit(entry: Entry) -> str:
         if made.wire_id != reference.wire_id:
             return f"its wire id {made.wire_id} is read by no other codec"
     return ""
-
-
-# ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def select(run_path: Path | str) -> str:
-    """The text of a configuration with the winners of a run.
-
-    Raises:
-        ResultsError: the run cannot be read.
-        ConfigError: the run chose nothing.
-    """
-    run = results.load(run_path)
-    winners = choose(run)
-    if not any(winner.variant for winner in winners):
-        why = "; ".join(f"{winner.family}: {winner.reason}" for winner in winners) or "it measured no variant"
-        raise ConfigError(f"run {run.id} has no winner to select ({why}); run the lab again")
-    return render(run, winners)
-
-
-def render(run: Run, winners: Iterable[Winner]) -> str:
-    """The configuration as TOML, the evidence as comments and as ``[receipt]``."""
-    machine = run.machine
-    lines = [
-        f"# The winners of run {run.id} ({run.profile}, {run.started}) on {machine.cpu}, {machine.cores} cores.",
-        f"# Messages: {', '.join(corpus.name for corpus in run.corpora)}. Noise and intervals: its report.",
-    ]
-    if not run.complete:
-        lines.append("# That run was incomplete: it was interrupted, or cut short by noise.")
-    figures: list[str] = []
-    for winner in winners:
-        lines.append("")
-        if not winner.variant:
-            lines.append(f"# {winner.family}: nothing selected, {winner.reason}. The default stays.")
-            continue
-        lines.append(f"# {winner.objective}: {_figure(winner.value, winner.unit)}; {winner.reason}")
-        if winner.runner_up:
-            lines.append(f"# Runner-up: {winner.runner_up}, {_figure(winner.runner_up_value, winner.unit)}.")
-        lines += [f"[{winner.family}]", f"variant = {_quote(winner.variant.partition('/')[2])}"]
-        figures += [
-            "",
-            f"[receipt.{winner.family}]",
-            f"variant = {_quote(winner.variant)}",
-            f"objective = {_quote(winner.objective)}",
-        ]
-        figures += [
-            f"value = {_number(winner.value)}",
-            f"unit = {_quote(winner.unit)}",
-            f"tie = {str(winner.tie).lower()}",
-        ]
-        if winner.runner_up:
-            figures += [
-                f"runner_up = {_quote(winner.runner_up)}",
-                f"runner_up_value = {_number(winner.runner_up_value)}",
-            ]
-    receipt: dict[str, str | int | bool] = {
-        "run": run.id,
-        "started": run.started,
-        "profile": run.profile,
-        "seed": run.seed,
-        "complete": run.complete,
-        "commit": machine.commit,
-        "machine_id": machine.id,
-    }
-    lines += ["", "[receipt]", *(f"{name} = {_value(value)}" for name, value in receipt.items())]
-    lines += [
-        "",
-        "[receipt.machine]",
-        *(f"{name} = {_value(value)}" for name, value in _machine(run).items()),
-    ]
-    lines += [
-        "",
-        "[receipt.corpora]",
-        *(f"{_quote(corpus.name)} = {_quote(corpus.sha256)}" for corpus in run.corpora),
-    ]
-    return "\n".join([*lines, *figures]) + "\n"
-
-
-def check(path: Path | str) -> Checked:
-    """Compares the receipt of a configuration with this machine.
-
-    Raises:
-        ConfigError: the file is missing, no TOML, or has no receipt.
-    """
-    file = Path(path)
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{file}: {error.strerror or error}; make it with portask lab select latest -o {file}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no TOML: {error}") from error
-    receipt = document.get("receipt")
-    if not isinstance(receipt, dict) or "machine" not in receipt:
-        raise ConfigError(
-            f"{file} has no receipt of a machine; make one: portask lab select latest -o {file}"
-        )
-    differences = mismatch(receipt)
-    for family in FAMILIES:
-        variant = document.get(family, {}).get("variant")
-        if variant:
-            reason = registry.get(family, variant).unavailable()
-            differences += [f"{family}/{variant} {reason}"] if reason else []
-    return Checked(str(receipt.get("run", "")), differences)
-
-
-def _machine(run: Run) -> dict[str, str | int]:
-    machine = run.machine
-    python = machine.python.partition(" (")[0]
-    return {"cpu_model": machine.cpu, "cores": machine.cores, "python": python, "kernel": machine.kernel}
-
-
-def _value(value: str | float | bool) -> str:
-    return _quote(value) if isinstance(value, str) else str(value).lower()
-
-
-def _quote(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML basic string
-
-
-def _number(value: float | None) -> str:
-    return f"{value or 0.0:.6g}" if value and abs(value) < 1e6 else f"{value or 0.0:.1f}"
-
-
-def _figure(value: float | None, unit: str) -> str:
-    return f"{value:,.4g} {unit}" if value is not None and abs(value) < 1e4 else f"{value or 0:,.0f} {unit}"

@@ -117,7 +117,7 @@ SUITES = {
             (2, 5),
             timed=False,
         ),
-        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 14, 600),
+        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 14, 600, (3, 10)),
         Suite("pools", "Buffer pools", "What does a buffer cost?", 4, 120),
         Suite("workers", "Workers", "What does it cost to leave the loop, and what does it bring?", 5, 240),
         Suite(

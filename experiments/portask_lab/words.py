@@ -18,8 +18,8 @@ def counted(item: Case) -> str:
 
 
 def figure(item: Case) -> str:
-    """Both: ``p99 of end-to-end latency, lean generator, rate 1,000``."""
-    return f"{counted(item)} of {case(item)}"
+    """Both: ``end-to-end latency, lean generator, rate 1,000: p99``."""
+    return f"{case(item)}: {counted(item)}"
 
 
 def load(rate: float, schedule: str) -> str:

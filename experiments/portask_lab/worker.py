@@ -10,7 +10,7 @@ How `Timed` work is timed, always alike:
 
 1. ``verify()``: wrong work is not timed.
 2. The collector runs, and everything alive is frozen out of its sight; it stays on
-(`portask_lab.machine.GC_POLICY`). 3. ``iterations`` is doubled until a run takes an eighth of a sample's
+(`portask_lab.machine.GC_POLICY`). 3. ``iterations`` is multiplied by four until a run takes an eighth of a sample's
 time, then scaled to fill it. 4. Two samples are warm-up and discarded. The rule is fixed: nothing looks at
 them. Drift among the rest is tested later. 5. The samples: wall time of ``run`` by ``perf_counter_ns``,
 nothing subtracted. 6. ``verify()`` again.
@@ -163,7 +163,7 @@ def sample(work: Timed, metric: Metric, seconds: float, samples: int, slowdown: 
     gc.freeze()
     iterations, (_, took) = 1, _once(work, 1, 0.0)
     while took < target // 8:
-        iterations *= 2
+        iterations *= 4
         _, took = _once(work, iterations, 0.0)
     iterations = max(1, iterations * target // max(took, 1))
     values = []

@@ -25,6 +25,9 @@ build)
     ;;
 test)
     cargo test --quiet --no-default-features
+    # The same rings in loom's model of the memory: every order of their sides' steps, up to so many preemptions.
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom LOOM_MAX_PREEMPTIONS=3 \
+        cargo test --quiet --no-default-features ring::
     ;;
 lint)
     cargo fmt --check

@@ -90,6 +90,22 @@ VARIANTS = (
         "LZ4: a contrast, faster and larger",
         needs=("lz4",),
     ),
+    Entry(
+        "storage",
+        "redis",
+        "portask_variants.storage.redis_streams:RedisStorage",
+        "streams of a Redis, Valkey or Dragonfly server",
+        needs=("redis=portask[redis]", "hiredis=portask[redis]"),
+        sandbox="portask_lab.sandboxes:server",
+    ),
+    Entry(
+        "storage",
+        "redis-cluster",
+        "portask_variants.storage.redis_streams:RedisClusterStorage",
+        "the same on a cluster",
+        needs=("redis=portask[redis]", "hiredis=portask[redis]"),
+        sandbox="portask_lab.sandboxes:cluster",
+    ),
     Entry("workers", "threads", "portask_variants.workers.threads:ThreadWorkers", "a thread pool"),
     Entry(
         "storage",

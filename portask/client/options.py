@@ -215,7 +215,7 @@ class Address(NamedTuple):
 
 
 def parse_urls(urls: str | Sequence[str]) -> list[Address]:
-    """The addresses in ``portask://host[:port]`` or ``portasks://host[:port]``, or in a list of such.
+    """The addresses in ``portask://host[:port][,host[:port]…]``, ``portasks://…`` for TLS, or in a list of such.
 
     Raises:
         ConfigError: not such a URL; the text says which part.
@@ -223,7 +223,14 @@ def parse_urls(urls: str | Sequence[str]) -> list[Address]:
     texts = [urls] if isinstance(urls, str) else list(urls)
     if not texts:
         raise ConfigError(f"no URL was given: use one like {DEFAULT_URL}")
-    return [_parse(text) for text in texts]
+    return [_parse(each) for text in texts for each in _split(text)]
+
+
+def _split(text: str) -> list[str]:
+    """A URL for each of the hosts in one."""
+    scheme, separator, rest = text.partition("://")
+    hosts, slash, path = rest.partition("/")
+    return [f"{scheme}{separator}{host.strip()}{slash}{path}" for host in hosts.split(",")]
 
 
 def _parse(text: str) -> Address:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Found, Gathering, Storage
+from portask.contracts import LATEST, Deferred, Explained, Found, Gathering, Shared, Storage
 from portask.core import requests
 from portask.core.admission import Admission
 from portask.core.coordinator import Coordinator
@@ -106,6 +106,9 @@ class Broker:
         groups: Consumer groups, whether anybody is there or not.
         admission: Who may come in, and what for.
         pacing: Who has to wait.
+        arrived: Sessions that received something since the last turn.
+        touched: Partitions that were appended to in this turn; see also `touch`.
+        shared: The storage, if other brokers use it, too.
     """
 
     def __init__(
@@ -134,31 +137,41 @@ class Broker:
         self.inboxes = Inboxes()
         self.turns = 0
         self.in_turn = False
-        self._arrived: dict[Session, None] = {}
+        self.arrived: dict[Session, None] = {}
         self._dirty: dict[Session, None] = {}
-        self._touched: dict[Partition, None] = {}
+        self.touched: dict[Partition, None] = {}
         self._handshakes: deque[Session] = deque()
         self._next_sweep = 0
         self._deferred = storage if isinstance(storage, Deferred) else None
         self._gathering = storage if isinstance(storage, Gathering) else None
+        self._explained = storage if isinstance(storage, Explained) else None
+        self.shared = storage if isinstance(storage, Shared) else None
+        if self.shared is not None:
+            self.shared.grown = self._grew
         if self._deferred is not None:
             self._deferred.notify = self._notified
-        self._offer = control.Welcome(
-            VERSION,
-            self.options.max_frame,
-            self.options.name,
-            storage.durability.value,
-            keepalive=self.options.keepalive / _SECOND,
-            codec=self.options.clients[0],
-            compression=self.options.clients[1],
-        )
+        self._offer = self._make_offer()
         restore(self)
-        self._touched.clear()  # nobody is there yet
+        self.touched.clear()  # nobody is there yet
 
     # ── what a server calls ───────────────────────────────────────────────────────────────────────────────
 
+    def _make_offer(self) -> control.Welcome:
+        return control.Welcome(
+            VERSION,
+            self.options.max_frame,
+            self.options.name,
+            self.storage.durability.value,
+            keepalive=self.options.keepalive / _SECOND,
+            codec=self.options.clients[0],
+            compression=self.options.clients[1],
+            promise=requests.promise_of(self.storage),
+        )
+
     def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
+        if self._explained is not None and self._explained.promise != self._offer.promise:
+            self._offer = self._make_offer()
         session = Session(self, peer, self._offer, now, certificate)
         if len(self.sessions) >= self.options.max_connections:
             most = self.options.max_connections
@@ -180,19 +193,15 @@ class Broker:
         self.pacing.forget(session)
         session.connection.gate = None  # it leads back to the session
         session.closing = True
-        self._arrived.pop(session, None)
+        self.arrived.pop(session, None)
         self._dirty.pop(session, None)
-
-    def arrived(self, session: Session) -> None:
-        """Called by a session that received something."""
-        self._arrived[session] = None
 
     def uncongested(self, session: Session) -> None:
         """Called by a server when a congested connection has room again."""
         session.congested = False
         session.owed = 0
         if session.inbox:
-            self._arrived[session] = None
+            self.arrived[session] = None
             self._dirty[session] = None
         if session.paused:
             self._dirty[session] = None
@@ -213,7 +222,7 @@ class Broker:
         groups = self.groups
         if groups.due <= now:
             groups.tick(now)
-        arrived, self._arrived = self._arrived, {}
+        arrived, self.arrived = self.arrived, {}
         dirty = self._dirty
         for session in arrived:
             session.last_seen = now
@@ -221,8 +230,10 @@ class Broker:
             if inbox:
                 session.inbox = []
                 requests.handle(self, session, inbox)
-        self.commit()
-        touched = self._touched
+        gathering = self._gathering
+        if gathering is not None:
+            gathering.commit()
+        touched = self.touched
         while touched:
             partition, _ = touched.popitem()
             if partition.shares:
@@ -237,7 +248,8 @@ class Broker:
             groups.deliver(now)
         if now >= self._next_sweep:
             self._sweep(now)
-        self.commit()  # what deliveries and timers saved or appended
+        if gathering is not None:
+            gathering.commit()  # what deliveries and timers saved or appended
         self.pacing.rouse(now)
         dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
@@ -249,7 +261,7 @@ class Broker:
     def deadline(self) -> int | None:
         """See `portask.contracts.Engine.deadline`."""
         groups = self.groups
-        if self.delivery.behind or self._dirty or self._touched or self._arrived:
+        if self.delivery.behind or self._dirty or self.touched or self.arrived:
             return 0
         if groups.groups and groups.busy:
             return 0
@@ -266,8 +278,12 @@ class Broker:
 
     # ── what requests use ─────────────────────────────────────────────────────────────────────────────────
 
-    def topic(self, name: str, partitions: int) -> Topic:
+    def topic(
+        self, name: str, partitions: int, done: Callable[[Topic | None, PortaskError | None], None]
+    ) -> None:
         """The topic, created with so many partitions (0 for the default) if it is new and may be.
+
+        Calls ``done(topic, None)``, at once unless other brokers have a say; else ``done(None, error)``.
 
         Raises:
             InvalidTopic: not a topic name.
@@ -277,7 +293,8 @@ class Broker:
         """
         found = self.topics.get(name)
         if found is not None:
-            return found
+            done(found, None)
+            return
         check_name(name)
         if name.startswith(PREFIX):
             raise NotPermitted(f"{name!r} is an inbox and no topic: it takes replies only")
@@ -292,22 +309,49 @@ class Broker:
                 f"{partitions:,} partitions: this broker allows 1 to {self.options.max_partitions:,}, "
                 "0 for its default"
             )
-        created = self.create(name, self.options.partitions.get(name, partitions))
-        for session in self.sessions:
-            for subscription in session.subscriptions.values():
-                if subscription.matches(name):
-                    requests.assign(self, subscription, created)
-        return created
+        wanted = self.options.partitions.get(name, partitions) or self.options.default_partitions
+        if self.shared is None:
+            done(self.extend(name, wanted), None)
+            return
+
+        def declared(count: int, error: PortaskError | None) -> None:
+            done(self.extend(name, count) if error is None else None, error)
+
+        self.shared.declare(name, wanted, declared)
+
+    def extend(self, name: str, partitions: int) -> Topic:
+        """The topic with so many partitions at least; those that are new are given to whoever subscribes to them."""
+        known = self.topics.get(name)
+        before = len(known.partitions) if known is not None else 0
+        topic = self.create(name, partitions)
+        if len(topic.partitions) > before:
+            for session in self.sessions:
+                for subscription in list(session.subscriptions.values()):
+                    if subscription.matches(name):
+                        requests.assign(self, subscription, topic, before)
+        return topic
 
     def create(self, name: str, partitions: int) -> Topic:
-        """A new topic, whether clients may make one or not; 0 partitions for the default. Nobody is told."""
-        numbers = range(partitions or self.options.default_partitions)
-        created = self.topics[name] = Topic(
-            name, [Partition(TopicPartition(name, number), 0) for number in numbers]
-        )
-        for partition in created.partitions:
+        """A topic with so many partitions at least, whether clients may make one or not. Nobody is told."""
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = Topic(name, [])
+        for number in range(len(topic.partitions), partitions):
+            partition = Partition(TopicPartition(name, number), 0)
+            topic.partitions.append(partition)
             self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
-        return created
+        return topic
+
+    def _grew(self, key: TopicPartition, following: int) -> None:
+        """Another broker appended to a partition, or made a topic."""
+        if key.topic.startswith(PREFIX) or self.shared is None:
+            return
+        topic = self.extend(key.topic, max(key.partition + 1, self.shared.topics().get(key.topic, 0)))
+        partition = topic.partitions[key.partition]
+        if following > partition.next:
+            partition.next = following
+            partition.fresh.clear()  # readers go to the storage: they lack what others appended
+            self.touch(partition)
 
     def commit(self) -> None:
         """Has a storage that gathers complete what came so far, as far as it can at once."""
@@ -319,7 +363,7 @@ class Broker:
 
     def touch(self, partition: Partition) -> None:
         """Batches were appended to it."""
-        self._touched[partition] = None
+        self.touched[partition] = None
         if not self.in_turn:
             self.wake()
 
@@ -380,7 +424,7 @@ class Broker:
             held or slowed or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
         )
         if held and not session.congested and session.reading <= ANSWERS_LIMIT:
-            self._arrived[session] = None
+            self.arrived[session] = None
         if state is State.DRAINING and not (session.unacked or session.reading or held):
             requests.finish_drain(session)
             self._let_go(session)

@@ -17,6 +17,7 @@ import structlog
 
 from portask.core.delivery import READ_LIMIT
 from portask.core.groups import Share
+from portask.core.partitions import Partition, Topic
 from portask.core.ranges import NEVER, Range
 from portask.errors import OffsetOutOfRange, PortaskError, StorageError
 from portask.messages import Buffer, RecordBatch
@@ -136,21 +137,31 @@ class DeadLetters:
 
     def _append(self, share: Share, written: RecordBatch, first: int, last: int, now: int) -> None:
         key = share.partition.key
-        topic = self._broker.topic(share.group.settings.dead_letters_of(key.topic), 0)
-        target = topic.partitions[key.partition % len(topic.partitions)]
-        share.burying(first, last)
+        broker = self._broker
 
-        def stored(offset: int, error: PortaskError | None) -> None:
+        def found(topic: Topic | None, error: PortaskError | None) -> None:
+            if topic is None:
+                self._later(
+                    share, first, last, now, error or StorageError("there is no topic for dead letters")
+                )
+                return
+            target = topic.partitions[key.partition % len(topic.partitions)]
+            broker.storage.append(
+                target.key, written, now, lambda offset, error: stored(target, offset, error)
+            )
+
+        def stored(target: Partition, offset: int, error: PortaskError | None) -> None:
             if error is not None:
                 self._later(share, first, last, now, error)
                 return
             self._failing.discard(share)
-            target.next = offset + written.count
+            target.next = max(target.next, offset + written.count)
             target.fresh.clear()  # readers go to the storage
-            self._broker.touch(target)
+            broker.touch(target)
             share.bury(first, last)
 
-        self._broker.storage.append(target.key, written, now, stored)
+        share.burying(first, last)
+        broker.topic(share.group.settings.dead_letters_of(key.topic), 0, found)
 
     def _later(self, share: Share, first: int, last: int, now: int, error: PortaskError) -> None:
         if share not in self._failing:  # once, and not for each of thousands

@@ -135,7 +135,7 @@ class Delivery:
             self._send(cursor, parts, count, total, end)
         else:
             cursor.offset = end
-        if cursor.offset < cursor.partition.next and subscription.ready():
+        if found and cursor.offset < cursor.partition.next and subscription.ready():
             self.behind[cursor] = None
 
     def _send(self, cursor: Cursor, parts: list[Buffer], count: int, size: int, end: int) -> None:

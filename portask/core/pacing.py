@@ -11,9 +11,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from portask.core.ranges import NEVER
-from portask.messages import Buffer
 from portask.wire.connection import State
-from portask.wire.frames import Opcode
+from portask.wire.frames import Opcode, Outgoing
 
 if TYPE_CHECKING:
     from portask.core.accounts import Account
@@ -31,7 +30,7 @@ class Pacing:
         self._broker = broker
         self._resting: list[tuple[int, int, Session]] = []
         self._numbers = count()
-        self._withheld: dict[Session, list[Buffer]] = {}
+        self._withheld: dict[Session, list[Outgoing]] = {}
 
     @property
     def due(self) -> int:

@@ -17,6 +17,8 @@ A producer that was refused something, or gave something up, says with OPEN wher
 ones only that they came. A retry of those is acknowledged with `UNKNOWN_OFFSET`. A batch that has the numbers of a
 remembered one and other bytes is no retry: two producers share an id, and that is refused.
 
+A storage that other brokers use as well checks all this by itself (`Sequenced`): no broker knows what came to another.
+
 **What is forgotten.** The table holds `PRODUCERS` pairs of a producer and a partition; beyond that, the pair that is
 idle for longest goes. Storages that are `Producers` know its last batch still, also after a restart, until its records
 are trimmed. Of a producer that nobody knows any number is taken: a retry that late would be stored again.
@@ -24,11 +26,12 @@ are trimmed. Of a producer that nobody knows any number is taken: a retry that l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from portask.contracts import Appended, Producers, Storage
+from portask.contracts import Appended, Producers, Sequenced, Storage
 from portask.core.partitions import Partition
-from portask.errors import Fenced, OutOfSequence, PortaskError
+from portask.errors import AlreadyStored, Fenced, OutOfSequence, PortaskError
 from portask.messages import RecordBatch
 from portask.wire import batches, control, sequences
 
@@ -104,24 +107,38 @@ class ProducerTable:
 
     Attributes:
         duplicates: Records of retries that were not stored again.
+        checked_by: The storage, if it checks numbers itself; nothing is remembered here then.
     """
 
     def __init__(self, storage: Storage, limit: int = PRODUCERS) -> None:
         self.duplicates = 0
         self._limit = limit
         self._stored = storage if isinstance(storage, Producers) else None
+        self.checked_by = storage if isinstance(storage, Sequenced) else None
         self._table: dict[tuple[Partition, int], _Standing] = {}  # those that published last come last
 
     def __len__(self) -> int:
         """Pairs of a producer and a partition."""
         return len(self._table)
 
-    def opened(self, partition: Partition, body: control.Open) -> None:
+    def opened(
+        self, partition: Partition, body: control.Open, done: Callable[[PortaskError | None], None]
+    ) -> None:
         """A producer says what its next number will be, or that it has not published yet.
 
-        Raises:
-            Fenced: somebody uses its id with a newer epoch, or did with this one.
+        ``done`` gets `Fenced` if somebody uses its id with a newer epoch, or did with this one.
         """
+        if self.checked_by is not None:
+            self.checked_by.resume(partition.key, body.producer, body.epoch, body.sequence, done)
+            return
+        try:
+            self._take_over(partition, body)
+        except Fenced as error:
+            done(error)
+        else:
+            done(None)
+
+    def _take_over(self, partition: Partition, body: control.Open) -> None:
         standing = self._standing(partition, body.producer)
         if standing is None or standing.last is None or body.epoch > standing.epoch:
             return
@@ -248,6 +265,17 @@ def append_once(
 ) -> None:
     """Appends a numbered batch and calls ``done``; calls ``known`` instead if it came before and is stored."""
     table = broker.producers
+    if table.checked_by is not None:
+
+        def checked(offset: int, error: PortaskError | None) -> None:
+            if isinstance(error, AlreadyStored):
+                table.duplicates += batch.count
+                known(error.offset if error.offset >= 0 else control.UNKNOWN_OFFSET, None)
+            else:
+                done(offset, error)
+
+        broker.storage.append(partition.key, batch, broker.now, checked)
+        return
 
     def repeated(offset: int, error: PortaskError | None) -> None:
         if error is None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from portask.contracts import EARLIEST, LATEST, Catalog, Found
+from portask.contracts import EARLIEST, LATEST, Catalog, Explained, Found, Storage
 from portask.core import group_requests, inboxes
 from portask.core.accounts import permit, visible
 from portask.core.fetching import Fetch
 from portask.core.groups import Seat
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
 from portask.core.positions import resume_offset, start_offset
-from portask.core.producers import append_once
+from portask.core.publishing import publish
 from portask.core.session import Channel, Later, Session
 from portask.core.topics import check_filter, matcher
 from portask.errors import (
     BrokerError,
-    Draining,
     LocalProtocolError,
     NotPermitted,
     PortaskError,
@@ -28,8 +26,7 @@ from portask.errors import (
     UnknownPartition,
     UnknownTopic,
 )
-from portask.messages import RecordBatch
-from portask.wire import batches, control
+from portask.wire import control
 from portask.wire.frames import HEADER_SIZE, REPLY, Frame, Opcode
 from portask.wire.inboxes import PREFIX
 
@@ -65,73 +62,6 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
             return
 
 
-def _publish(broker: Broker, session: Session, frame: Frame) -> None:
-    number = frame.channel
-    channel = session.channels.get(number)
-    if channel is None:
-        raise RemoteProtocolError(f"PUBLISH on channel {number}, which was not opened")
-    if broker.draining:
-        raise Draining("this broker is going away: publish to another, or later")
-    batch = frame.batch
-    if batch is None or batch.raw_length > broker.options.max_raw:
-        batch = batches.parse(frame.body, broker.options.max_raw)
-    slot = [frame.correlation, -1, len(batch.data)]
-    if session.meter is not None:
-        session.meter.spend(batch.count, slot[2], broker.now)
-    if frame.correlation:
-        channel.slots.append(slot)
-        session.unacked += slot[2]
-    done = partial(_stored, broker, channel, slot, batch, broker.turns)
-    if batch.sequence and batch.producer:
-        append_once(broker, channel.partition, batch, done, partial(_known, broker, channel, slot))
-    else:
-        broker.storage.append(channel.partition.key, batch, broker.now, done)
-
-
-def _stored(  # noqa: PLR0917 - bound by `partial`, called by the storage with the last two
-    broker: Broker,
-    channel: Channel,
-    slot: list[int],
-    batch: RecordBatch,
-    turn: int,
-    offset: int,
-    error: PortaskError | None,
-) -> None:
-    """The storage has the batch that came in so many turns' time, or has not."""
-    if error is not None:
-        _not_stored(broker, channel, slot, error)
-        return
-    partition = channel.partition
-    partition.next = offset + batch.count
-    if slot[0]:
-        slot[1] = offset
-        channel.session.acking[channel] = None
-    if turn == broker.turns and broker.in_turn:
-        partition.fresh.append((offset, batch))
-    else:
-        partition.fresh.clear()  # the arrival's bytes are gone: readers go to the storage
-        broker.mark(channel.session)
-    broker.touch(partition)
-
-
-def _not_stored(broker: Broker, channel: Channel, slot: list[int], error: PortaskError) -> None:
-    session = channel.session
-    if slot[0]:
-        channel.slots.remove(slot)
-        session.unacked -= slot[2]
-    session.flush_acks()
-    session.refuse(error, slot[0], channel.number)
-    broker.mark(session)
-
-
-def _known(broker: Broker, channel: Channel, slot: list[int], offset: int, _: PortaskError | None) -> None:
-    """It came before and is stored."""
-    if slot[0]:
-        slot[1] = offset
-        channel.session.acking[channel] = None
-        broker.mark(channel.session)
-
-
 def _open(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Open)
     if not 0 < frame.channel < control.DELIVERY_CHANNELS:
@@ -139,21 +69,49 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
     permit(session, "publish", body.topic)
     if body.topic not in broker.topics:
         permit(session, "create", body.topic)
-    topic = broker.topic(body.topic, body.partitions)
-    partition = _partition(topic, body.partition)
-    if body.producer:
-        broker.producers.opened(partition, body)
-    known = session.channels.get(frame.channel)
-    if known is None:
-        if len(session.channels) >= broker.options.max_channels:
-            raise NotPermitted(
-                f"{len(session.channels):,} channels are open on this connection: close some, or open another"
-            )
-        session.channels[frame.channel] = Channel(session, frame.channel, partition)
-    elif known.partition is not partition:  # the same again is fine: the first answer may have been late
-        raise RemoteProtocolError(f"channel {frame.channel} is open to {known.partition.key}: choose another")
-    reply = control.Open(body.topic, body.partition, len(topic.partitions))
-    session.connection.send_control(Opcode.OPEN, reply, frame.correlation, frame.channel, REPLY)
+    channel = frame.channel
+
+    def found(topic: Topic | None, error: PortaskError | None) -> None:
+        if topic is None or session.gone:
+            opened(error)
+            return
+        try:
+            permit(session, "publish", body.topic)  # the rules may have changed while others were asked
+            partition = _partition(topic, body.partition)
+            _check_channel(broker, session, channel, partition)
+        except PortaskError as refusal:
+            opened(refusal)
+            return
+        if body.producer:
+            broker.producers.opened(partition, body, lambda error: opened(error, topic, partition))
+        else:
+            opened(None, topic, partition)
+
+    def opened(
+        error: PortaskError | None, topic: Topic | None = None, partition: Partition | None = None
+    ) -> None:
+        if session.gone:
+            return
+        if topic is None or partition is None or error is not None:
+            session.refuse(error or BrokerError("there is no such topic"), frame.correlation, channel)
+        else:
+            session.channels.setdefault(channel, Channel(session, channel, partition))
+            reply = control.Open(body.topic, body.partition, len(topic.partitions))
+            session.connection.send_control(Opcode.OPEN, reply, frame.correlation, channel, REPLY)
+        broker.mark(session)
+
+    broker.topic(body.topic, body.partitions, found)
+
+
+def _check_channel(broker: Broker, session: Session, number: int, partition: Partition) -> None:
+    known = session.channels.get(number)
+    if known is not None and known.partition is not partition:
+        # the same again is fine: its answer may be late
+        raise RemoteProtocolError(f"channel {number} is open to {known.partition.key}: choose another")
+    if known is None and len(session.channels) >= broker.options.max_channels:
+        raise NotPermitted(
+            f"{len(session.channels):,} channels are open on this connection: close some, or open another"
+        )
 
 
 def _partition(topic: Topic, number: int) -> Partition:
@@ -241,14 +199,15 @@ def _find_start(broker: Broker, partition: Partition, body: control.Subscribe, d
         start_offset(broker, partition, body.start, body.time, done)
 
 
-def assign(broker: Broker, subscription: Subscription, topic: Topic) -> None:
-    """A topic was created that a subscription waits for: it is read from its first record."""
+def assign(broker: Broker, subscription: Subscription, topic: Topic, before: int) -> None:
+    """A topic got more than ``before`` partitions, and a subscription waits for it: read from the first record."""
     if subscription.session.gone:
         return
+    added = [each for each in _chosen(subscription, topic) if each.key.partition >= before]
     if subscription.member is not None:
-        group_requests.assign(broker, subscription.member, _chosen(subscription, topic))
+        group_requests.assign(broker, subscription.member, added)
         return
-    for partition in _chosen(subscription, topic):
+    for partition in added:
         _add_cursor(broker, subscription, partition, partition.next)
     broker.mark(subscription.session)
 
@@ -367,6 +326,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             broker.options.settings,
             groups=groups,
             duplicates=broker.producers.duplicates,
+            promise=promise_of(storage),
         )
         encoded = control.encode(reply)
         session.answered += len(encoded)
@@ -391,6 +351,11 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     looked_up()
 
 
+def promise_of(storage: Storage) -> str:
+    """A storage's durability in its own words, if it has some."""
+    return storage.promise if isinstance(storage, Explained) else ""
+
+
 def _first_of(info: control.PartitionInfo, looked_up: Callable[[], None]) -> Found:
     def found(offset: int, error: PortaskError | None) -> None:
         if error is None:
@@ -412,7 +377,7 @@ def finish_drain(session: Session) -> None:
 
 
 _HANDLERS: dict[int, Handler] = {
-    Opcode.PUBLISH: _publish,
+    Opcode.PUBLISH: publish,
     Opcode.SEND: inboxes.send,
     Opcode.OPEN: _open,
     Opcode.SUBSCRIBE: _subscribe,

@@ -19,6 +19,9 @@ def restore(broker: Broker) -> None:
     for key in (*known, *(partition for _, partition, _ in saved)):
         most[key.topic] = max(most.get(key.topic, 0), key.partition + 1)
     options = broker.options
+    if broker.shared is not None:
+        for name, count in broker.shared.topics().items():
+            broker.create(name, max(count, most.pop(name, 0)))
     for name, count in most.items():
         # partitions without a record leave no trace: the settings say how many there were at least
         broker.create(name, max(count, options.partitions.get(name, options.default_partitions)))

@@ -140,14 +140,14 @@ class Session:
         frames = self.connection.receive(data)
         if frames:
             self.inbox += frames
-        self._broker.arrived(self)
+        self._broker.arrived[self] = None
 
     def receive_frames(self, frames: list[Frame], refused: Buffer = b"") -> None:
         """See `portask.contracts.FramedEndpoint.receive_frames`."""
         frames = self.connection.admit(frames, refused)
         if frames:
             self.inbox += frames
-        self._broker.arrived(self)
+        self._broker.arrived[self] = None
 
     @property
     def frame_limit(self) -> int:

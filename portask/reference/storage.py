@@ -79,21 +79,15 @@ class MemoryStorage:
         """See `portask.contracts.Storage.append`. Completes at once."""
         data = batch.data
         if self._used + len(data) > self._max_bytes:
-            done(
-                -1,
-                StorageFull(
-                    f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"
-                ),
-            )
+            text = f"the memory storage holds its {self._max_bytes:,} bytes: trim, or raise memory.max_bytes"
+            done(-1, StorageFull(text))
             return
         log = self._logs.get(partition)
         if log is None:
             log = self._logs[partition] = _Log()
         before = log.size
         base = log.next
-        if Coalescer.fits(batch) and self._gather(log, batch, now):
-            pass
-        else:
+        if batch.count > 1 or not (Coalescer.fits(batch) and self._gather(log, batch, now)):
             if log.open is not None:
                 self._close(log)
             log.keep(b"".join((batches.stamp(base, now), memoryview(data)[batches.STAMP_SIZE :])), base, now)

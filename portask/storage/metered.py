@@ -1,8 +1,7 @@
 """Counts and times for any storage: `metered` puts a thin wrapper around one.
 
-The wrapper has the second Protocols that the storage has (`Catalog`, `Deferred`, `Gathering`, `Producers`,
-`GroupState`, `Closeable`) and no other, so ``isinstance`` says the same of both. It costs about half a microsecond an
-append.
+The wrapper has the second Protocols that the storage has (`Catalog`, `Deferred`, `Gathering`, `Producers`, …) and no
+other, so ``isinstance`` says the same of both. It costs about half a microsecond an append.
 
 Calls, bytes and errors are counted where the work ends, all of them. Latency is from the call to ``done``, so it
 includes waiting for a commit or a sync; of appends, one in eight is timed.
@@ -21,11 +20,14 @@ from portask.contracts import (
     Closeable,
     Deferred,
     Durability,
+    Explained,
     Found,
     Gathering,
     GroupState,
     Producers,
     Read,
+    Sequenced,
+    Shared,
     Storage,
 )
 from portask.errors import PortaskError
@@ -199,6 +201,48 @@ class _Producers:
         return found
 
 
+class _Sequenced:
+    storage: Any
+
+    def resume(
+        self,
+        partition: TopicPartition,
+        producer: int,
+        epoch: int,
+        sequence: int,
+        done: Callable[[PortaskError | None], None],
+    ) -> None:
+        self.storage.resume(partition, producer, epoch, sequence, done)
+
+
+class _Shared:
+    storage: Any
+
+    @property
+    def grown(self) -> Callable[[TopicPartition, int], None]:
+        found: Callable[[TopicPartition, int], None] = self.storage.grown
+        return found
+
+    @grown.setter
+    def grown(self, grown: Callable[[TopicPartition, int], None]) -> None:
+        self.storage.grown = grown
+
+    def topics(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = self.storage.topics()
+        return found
+
+    def declare(self, topic: str, partitions: int, done: Callable[[int, PortaskError | None], None]) -> None:
+        self.storage.declare(topic, partitions, done)
+
+
+class _Explained:
+    storage: Any
+
+    @property
+    def promise(self) -> str:
+        return str(self.storage.promise)
+
+
 class _GroupState:
     storage: Any
     saves: Measured
@@ -233,6 +277,9 @@ _ABILITIES: tuple[tuple[type, type], ...] = (
     (Deferred, _Deferred),
     (Gathering, _Gathering),
     (Producers, _Producers),
+    (Sequenced, _Sequenced),
+    (Shared, _Shared),
+    (Explained, _Explained),
     (GroupState, _GroupState),
     (Closeable, _Closeable),
 )

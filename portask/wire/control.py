@@ -15,7 +15,6 @@ import msgspec
 from portask.contracts import LATEST
 from portask.errors import RemoteProtocolError
 from portask.messages import Buffer
-from portask.wire import cbor
 from portask.wire.frames import DEFAULT_LIMIT
 
 CONTROL_LIMIT = 64 * 1024
@@ -56,6 +55,7 @@ class Welcome(msgspec.Struct):
         codec: The codec that a client without a choice of its own should use; empty for the client's default.
         compression: Likewise.
         identity: The name by which the broker knows the client; empty if it does not ask.
+        promise: ``durability`` in words, where the storage is a server that has its own: what it told of itself.
     """
 
     version: int
@@ -67,6 +67,7 @@ class Welcome(msgspec.Struct):
     codec: str = ""
     compression: str = ""
     identity: str = ""
+    promise: str = ""
 
 
 class Error(msgspec.Struct, omit_defaults=True):
@@ -338,6 +339,7 @@ class Described(msgspec.Struct):
         settings: The variants that it is made of, by family.
         groups: Those that match.
         duplicates: Records of retries that were not stored again, since the start.
+        promise: As in `Welcome`.
     """
 
     topics: list[TopicInfo]
@@ -347,6 +349,7 @@ class Described(msgspec.Struct):
     settings: dict[str, str] = {}
     groups: list[GroupInfo] = []
     duplicates: int = 0
+    promise: str = ""
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -362,13 +365,17 @@ _TAGS_REFUSED = dict.fromkeys(_TAGS, _no_tag)
 
 
 def encode_puback(offsets: list[int]) -> bytes:
-    """The body of a `PubAck`, as `encode` would write it. The common one, for one publish, costs a tenth of that."""
+    """The body of a `PubAck`, without the detour over one. For one publish, the rule, at a tenth of `encode`'s cost.
+
+    One offset always has eight bytes, which CBOR allows and saves looking (RFC 8949 §4.1).
+    """
     if len(offsets) == 1:
-        return _ONE_OFFSET + cbor.head(cbor.UINT, offsets[0])
-    return encode(PubAck(offsets))
+        return _ONE_OFFSET + offsets[0].to_bytes(8, "big")
+    return _OFFSETS + cbor2.dumps(offsets)
 
 
-_ONE_OFFSET = b"\xa1\x67offsets\x81"  # {"offsets": [one]}
+_OFFSETS = b"\xa1\x67offsets"  # {"offsets": …}
+_ONE_OFFSET = _OFFSETS + b"\x81\x1b"  # [one of eight bytes]
 
 
 def encode(body: msgspec.Struct) -> bytes:
@@ -382,10 +389,8 @@ def decode_puback(data: Buffer) -> list[int]:
     Raises:
         RemoteProtocolError: see `decode`.
     """
-    if data[: len(_ONE_OFFSET)] == _ONE_OFFSET:
-        read = cbor.read_integer(memoryview(data), len(_ONE_OFFSET))
-        if read is not None and read[1] == len(data):
-            return [read[0]]
+    if len(data) == len(_ONE_OFFSET) + 8 and data[: len(_ONE_OFFSET)] == _ONE_OFFSET:
+        return [int.from_bytes(data[len(_ONE_OFFSET) :], "big")]
     return decode(data, PubAck).offsets
 
 

@@ -24,6 +24,7 @@ alone, whatever length it announces, costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from struct import Struct
 
@@ -92,6 +93,19 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     channel: int
     body: memoryview
     batch: RecordBatch | None = None
+
+
+Outgoing = tuple[int, int, int, int, int, Sequence[Buffer]]
+"""A frame on its way out: opcode, flags, body length, correlation id, channel, and the body's parts in order."""
+
+
+def encode(frames: Iterable[Outgoing]) -> list[Buffer]:
+    """The frames as what is written: headers, and the parts of their bodies as they are."""
+    out: list[Buffer] = []
+    for opcode, flags, length, correlation, channel, parts in frames:
+        out.append(frame_header(opcode, length, correlation, channel, flags))
+        out += parts
+    return out
 
 
 def frame_header(opcode: int, length: int, correlation: int = 0, channel: int = 0, flags: int = 0) -> bytes:

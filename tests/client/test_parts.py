@@ -65,6 +65,12 @@ def test_urls_are_read(url: str, address: Address) -> None:
     assert parse_urls([url, url]) == [address, address]
 
 
+def test_one_url_may_name_several_brokers() -> None:
+    found = [Address("a", 1), Address("::1", 2), Address("c", 7711)]
+    assert parse_urls("portask://a:1,[::1]:2, c") == found
+    assert parse_urls(["portask://a:1,[::1]:2", "portask://c/"]) == found
+
+
 def test_addresses_are_written_as_urls_have_them() -> None:
     assert str(Address("::1", 9)) == "[::1]:9"
     assert str(Address("host", 9)) == "host:9"
@@ -73,6 +79,7 @@ def test_addresses_are_written_as_urls_have_them() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "host:1", "http://host", "portask://", "portask://host:x", "portask://host:99999", "portask://u:p@host",
+     "portask://a:1,,b", "portask://a,u:p@b",
      "portask://host/path", "portask://host?a=b", "portask://[::1", []],
 )  # fmt: skip
 def test_wrong_urls_are_refused_at_once(url: Any) -> None:

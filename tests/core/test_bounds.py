@@ -26,7 +26,7 @@ def filled(megabytes: int = 4) -> Desk:
 
 def waiting(client: Client) -> int:
     """Bytes that wait for this client to read."""
-    return sum(len(piece) for piece in client.session.connection.output)
+    return client.session.connection.queued
 
 
 def test_fetches_in_one_piece_are_answered_a_few_at_a_time() -> None:

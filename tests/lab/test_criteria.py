@@ -7,7 +7,7 @@ import pytest
 
 from portask_lab import criteria, workloads
 from portask_lab.criteria import CriteriaError, Measure, Rule
-from portask_lab.report import tables
+from portask_lab.report import verdicts
 from portask_lab.results import Criterion, Run, Scalar
 from portask_lab.suites import SUITES
 from tests.lab.made import add, empty_run
@@ -88,7 +88,7 @@ def test_the_headline_carries_the_labels_that_the_criterion_wants() -> None:
     assert [each.headline for each in found] == [False, False, True]
     assert [each.apart for each in found] == ["held in files", "held in files", ""]
     assert found[2].verdict == "fail"
-    rows = [[cell.text for cell in row] for row in tables.verdicts(_with(run, found)).rows]
+    rows = [[cell.text for cell in row] for row in verdicts.verdicts(_with(run, found)).rows]
     assert [(row[0], row[5]) for row in rows] == [("R", "storage/a"), ("apart: held in files", "storage/c")]
     assert "held in RAM" in rows[0][3]
     assert "held in files" in rows[1][3]
@@ -101,7 +101,7 @@ def test_without_any_variant_that_carries_them_the_best_one_stands_there() -> No
     (found,) = criteria.judge(run, [msgspec.structs.replace(rule(), headline={"held": "in RAM"})])
     assert found.headline
     assert found.apart == "held in files"
-    (row,) = tables.verdicts(_with(run, [found])).rows
+    (row,) = verdicts.verdicts(_with(run, [found])).rows
     assert "held in files" in row[3].text
 
 
@@ -112,8 +112,8 @@ def test_figures_are_told_apart_by_what_they_count() -> None:
     measures = [Measure("latency", metric) for metric in ("p50", "p99")]
     (found,) = criteria.judge(run, [msgspec.structs.replace(rule(), measure=measures)])
     titles = [part.title for part in found.parts]
-    assert titles == ["p50 of network.latency, rate 1,000", "p99 of network.latency, rate 1,000"]
-    assert "p50 of network.latency" in found.explanation
+    assert titles == ["network.latency, rate 1,000: p50", "network.latency, rate 1,000: p99"]
+    assert "Network.latency, rate 1,000: p50" in found.explanation
 
 
 def _with(run: Run, found: list[Criterion]) -> Run:

@@ -20,9 +20,11 @@ from portask import registry
 from portask.cli.app import run as portask
 from portask.errors import PortaskError, UnknownVariant
 from portask.registry import Entry
-from portask_lab import profiler, results, selftest
+from portask_lab import confirm, profiler, results, selftest
 from portask_lab.cli import COMMANDS, common
 from portask_lab.cli.watching import watching
+from portask_lab.results import Confirmation, ConfirmedFigure
+from tests.lab.made import add
 from tests.lab.report_runs import full_run
 
 
@@ -192,6 +194,8 @@ def test_report_writes_again_and_prints_the_verdicts(
     assert code == 0
     assert "✗ fail" in out
     assert "– not measured" in out
+    assert "1 measuring job failed (1 gave wrong results): ring/broken." in out
+    assert "1 measurement is void" in out
     assert out.rstrip().endswith(f"report: {reports / 'latest' / 'index.html'}")
     assert (reports / "latest" / "report.md").exists()
 
@@ -243,14 +247,18 @@ def test_a_run_ends_with_verdicts_and_feeds_select_and_check(
     assert {summary.variant for summary in run.summaries} >= {"pool/none", "pool/freelist"}
 
     chosen = tmp_path / "portask.toml"
-    code, out, _ = lab(capsys, "select", "latest", "-o", str(chosen), "--reports", str(reports))
+    where = ("--reports", str(reports))
+    code, out, _ = lab(capsys, "select", "latest", "--no-confirm", "-o", str(chosen), *where)
     assert code == 0
     assert "pool/" in out
-    assert tomllib.loads(chosen.read_text("utf-8"))["receipt"]["run"] == run.id
-    code, out, err = lab(capsys, "select", "-o", str(chosen), "--reports", str(reports))
+    assert "skipped: It was not asked for" in out
+    receipt = tomllib.loads(chosen.read_text("utf-8"))["receipt"]
+    assert receipt["run"] == run.id
+    assert receipt["confirmation"]["outcome"] == "skipped"
+    code, out, err = lab(capsys, "select", "-o", str(chosen), *where)
     assert code == 2
     assert "--force" in err
-    code, out, _ = lab(capsys, "select", "--json", "--reports", str(reports))
+    code, out, _ = lab(capsys, "select", "--no-confirm", "--json", *where)
     assert json.loads(out)["winners"][0]["family"] == "pool"
 
     assert lab(capsys, "check", str(chosen))[0] == 0
@@ -261,6 +269,63 @@ def test_a_run_ends_with_verdicts_and_feeds_select_and_check(
     assert "4096" in out
     code, out, _ = lab(capsys, "check", "--json", str(chosen))
     assert json.loads(out)["matches"] is False
+
+
+@pytest.fixture
+def measured(reports: Path) -> Path:
+    """Reports whose run has winners."""
+    run = results.load(reports / "latest")
+    add(run, "codec.roundtrip", "rate", {"codec/cbor2": 1e6, "codec/struct": 2e6}, params={"batch": 100})
+    results.save(run, reports / run.id)
+    return reports
+
+
+def _outcome(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> None:
+    """Confirming has tests of its own; here is what is made of its outcome."""
+    figure = ConfirmedFigure(
+        name="cpu", words="CPU at 50,000 msg/s", unit="%", better="lower", winners=5.0, reference=10.0, ratio=0.5,
+        low=0.4, high=0.6, floor=0.02, verdict="better",
+    )  # fmt: skip
+    found = Confirmation(
+        outcome=outcome, reason="So it is.", rounds=4, figures=[figure], notes=["Mind this."]
+    )
+    monkeypatch.setattr(confirm, "confirm", lambda *_, **__: found)
+
+
+@pytest.mark.parametrize("outcome", ["confirmed", "not confirmed"])
+def test_select_says_what_was_confirmed_and_writes_it_down(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, measured: Path, outcome: str
+) -> None:
+    _outcome(monkeypatch, outcome)
+    chosen = measured / "portask.toml"
+    code, out, _ = lab(capsys, "select", "-o", str(chosen), "--reports", str(measured))
+    assert code == 0, "what is not confirmed is written all the same, with that in its receipt"
+    assert f"\n{outcome} (4 fresh rounds, 0 of them voided): So it is." in out
+    assert "Mind this." in out
+    assert "0.50× [0.40, 0.60]" in out
+    said = tomllib.loads(chosen.read_text("utf-8"))["receipt"]["confirmation"]
+    assert said["outcome"] == outcome
+    assert said["cpu"]["ratio"] == 0.5
+    code, out, _ = lab(capsys, "select", "--json", "--reports", str(measured))
+    assert json.loads(out)["confirmation"]["figures"][0]["verdict"] == "better"
+
+
+def test_select_can_refuse_what_is_not_confirmed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, measured: Path
+) -> None:
+    _outcome(monkeypatch, "not confirmed")
+    chosen = measured / "portask.toml"
+    arguments = ("select", "--require-confirmed", "-o", str(chosen), "--reports", str(measured))
+    code, _, err = lab(capsys, *arguments)
+    assert code == 1
+    assert "nothing was written: not confirmed. So it is." in err
+    assert not chosen.exists()
+    _outcome(monkeypatch, "confirmed")
+    assert lab(capsys, *arguments)[0] == 0
+    assert chosen.exists()
+    code, _, err = lab(capsys, *arguments, "--no-confirm", "--force")
+    assert code == 2
+    assert "exclude each other" in err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from portask.errors import ConnectFailed, RemoteProtocolError
 from portask.measuring import schedule
-from portask.wire import batches
+from portask.wire import batches, compression
 from portask.wire.frames import HEADER_SIZE, FrameParser, Opcode, frame_header
 from portask_lab.loadgen import broker, closedloop, openloop, relay
 from portask_lab.loadgen.consumer import CountingConsumer, TimedConsumer
@@ -113,6 +114,16 @@ def fake_broker(answer: Callable[[socket.socket], None]) -> Iterator[int]:
             thread.join()
 
 
+def sends(data: bytes) -> Callable[[socket.socket], None]:
+    """Sends, and waits until the other side hangs up."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(data)
+        sock.recv(1)
+
+    return serve
+
+
 def frames(size: int, sequences: list[int]) -> list[bytes]:
     source = Batches(size)
     return [bytes(source.frame(sequence, time.monotonic_ns())) for sequence in sequences]
@@ -171,13 +182,7 @@ def test_frames_cut_anywhere_are_put_together() -> None:
 
 def test_a_frame_larger_than_the_buffer_is_taken_whole() -> None:
     source = Batches(1_500_000, 2)
-    data = bytes(source.frame(0, time.monotonic_ns()))
-
-    def send(sock: socket.socket) -> None:
-        sock.sendall(data)
-        sock.recv(1)
-
-    with fake_broker(send) as port:
+    with fake_broker(sends(bytes(source.frame(0, time.monotonic_ns())))) as port:
         consumer = TimedConsumer(port, "", 2, 1_500_000, 1, bare=True)
         receive_all(consumer, 1)
         consumer.close()
@@ -193,21 +198,29 @@ def receive_all(consumer: TimedConsumer, count: int = 1 << 30) -> None:
             time.sleep(0.0005)
 
 
-def test_gathered_batches_are_read_from_where_the_reader_stands() -> None:
-    """A stored batch may begin before the offset that was due: those records are skipped, not counted twice."""
+@pytest.mark.parametrize("algorithm", [compression.NONE, compression.ZLIB])
+def test_gathered_batches_are_read_from_where_the_reader_stands(algorithm: int) -> None:
+    """A stored batch may begin before the offset that was due: those records are skipped, not counted twice.
+
+    And a storage may compress what it gathered, which is unfolded before it is looked at.
+    """
     source = Batches(64)
     bodies = [bytes(source.frame(n, time.monotonic_ns()))[HEADER_SIZE + 64 :] for n in range(6)]
 
     def gathered(first: int, last: int) -> bytes:
         body = b"".join(bodies[first:last])
-        found = batches.build(body, last - first, codec=1, base_timestamp=0, base_offset=first)
+        found = batches.build(
+            zlib.compress(body) if algorithm else body,
+            last - first,
+            codec=1,
+            base_timestamp=0,
+            base_offset=first,
+            attributes=compression.attributes_for(algorithm),
+            raw_length=len(body),
+        )
         return frame_header(Opcode.DELIVER, len(found)) + found
 
-    def serve(sock: socket.socket) -> None:
-        sock.sendall(gathered(0, 2) + gathered(0, 4) + gathered(3, 6))
-        sock.recv(1)
-
-    with fake_broker(serve) as port:
+    with fake_broker(sends(gathered(0, 2) + gathered(0, 4) + gathered(3, 6))) as port:
         consumer = _Offsets(port, "", 1, 64, 6, bare=True)
         receive_all(consumer, 6)
         consumer.close()

@@ -10,6 +10,7 @@ import pytest
 
 from portask.measuring import schedule
 from portask.registry import Entry
+from portask_lab.corpora import EMPTY
 from portask_lab.loadgen import broker, clients
 from portask_lab.loadgen.processes import Child
 from portask_lab.peers import PEERS, Deliver, Product, binary
@@ -143,7 +144,7 @@ def test_every_network_workload_can_be_prepared(workload: Workload) -> None:
     entry = Entry("server", "epoll", "portask_variants.servers.epoll:EpollServer", "")
     for plan in planned:
         for params in (*plan.quick, *(plan.full or ())):
-            made: Any = workload.prepare(entry, None, params, 1)  # type: ignore[arg-type] # none of them has a corpus
+            made: Any = workload.prepare(entry, EMPTY, params, 1)
             assert callable(made.measure)
             made.verify()
 

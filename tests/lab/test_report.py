@@ -14,18 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portask_lab import report, results, words
+from portask_lab.leads import Leads
 from portask_lab.report import (
     colours,
     compare,
     compression,
     latency,
-    leads,
     markdown,
+    matrix,
     memory,
     numbers,
     page,
     tables,
     tickets,
+    winners,
 )
 from portask_lab.report.document import Cell, Column, Document, Listing, Prose, Section, Table
 from tests.lab.report_runs import full_run, machine
@@ -349,17 +351,17 @@ def test_a_winners_lead_has_an_interval_from_the_blocks(tmp_path: Path) -> None:
         for block, drift in enumerate((1.0, 0.7, 1.3, 0.9, 50.0))
         for label, speed in (("codec/struct", 1.5 + 0.01 * block), ("codec/cbor2", 1.0))
     ]  # fmt: skip
-    assert leads.leads(run, tmp_path) == {}
+    assert Leads(run, tmp_path).of_winners() == {}
     results.append_raw(tmp_path / results.RAW, lines)
-    found = leads.leads(run, tmp_path)
+    found = Leads(run, tmp_path).of_winners()
     assert set(found) == {"codec"}
     assert found["codec"].blocks == 4
     assert 1.48 < found["codec"].low < 1.515 < found["codec"].high < 1.55
-    cell = tables.winners(run, found).rows[0][5].text
+    cell = winners.winners(run, found).rows[0][5].text
     assert cell == "1.51× [1.50, 1.53]"
     with (tmp_path / results.RAW).open("ab") as file:
         file.write(b"{cut sho")
-    assert leads.leads(run, tmp_path) == found
+    assert Leads(run, tmp_path).of_winners() == found
 
 
 def test_void_is_told_apart_from_failed_everywhere(written: Path, shown: _Page) -> None:
@@ -415,6 +417,49 @@ def test_where_queued_messages_lie_stands_beside_their_memory(shown: _Page) -> N
     assert by_variant["storage/files"][2] == "in files"
     assert by_variant["storage/files"][5] == "–", "what lies in files has no overhead in memory"
     assert by_variant["storage/memory"][2] == "in RAM"
+
+
+def test_what_was_confirmed_stands_below_the_winners(tmp_path: Path) -> None:
+    run = full_run()
+    run.cases, run.summaries, run.points, run.curves = [], [], [], []
+    results.save(run, tmp_path)
+    assert "The whole broker" not in _Page(report.write(tmp_path).read_text("utf-8")).text
+    figure = results.ConfirmedFigure(
+        name="cpu", words="CPU at 50,000 msg/s", unit="%", better="lower", winners=5.0, reference=10.0, ratio=0.5,
+        low=0.4, high=0.6, floor=0.02, verdict="better",
+    )  # fmt: skip
+    run.confirmation = results.Confirmation(
+        outcome="not confirmed", reason="So it is.", rounds=4, figures=[figure], notes=["Mind this."]
+    )
+    results.save(run, tmp_path / results.CONFIRMATION)
+    shown = _Page(report.write(tmp_path).read_text("utf-8")).text
+    assert "The whole broker Not confirmed, in 4 rounds of their own: So it is. Mind this." in shown
+    assert "CPU at 50,000 msg/s 5.00 % 10.00 % 0.50× [0.40, 0.60] ±2.0% better" in shown
+
+
+def test_an_interval_that_says_nothing_says_just_that() -> None:
+    scale = numbers.scale_for([854.0], "µs")
+    assert scale.interval(1e-3, 171_000.0) == "[over 1,000× wide]"
+    assert scale.interval(500.0, 1_500.0) == "[500, 1,500]"
+    assert scale.interval(-1.0, 1_500.0) == "[-1, 1,500]"
+
+
+def test_a_suite_at_a_glance_has_a_row_a_variant_and_a_column_a_figure() -> None:
+    run = full_run()
+    doubtful = next(s for s in run.summaries if "network.latency" in s.case and s.variant == "server/epoll")
+    for summary in run.summaries:
+        summary.notes = []
+    doubtful.notes = ["1 of 6 processes failed; the others are shown"]
+    (table,) = matrix.matrix(run, "latency")
+    assert [column.name for column in table.columns] == ["Case", "Variant", "p99"]
+    cases = [row[0].text for row in table.rows if row[0].text]
+    assert cases == ["rate 1,000", "rate 10,000", "rate 50,000"]
+    assert "schedule poisson" in table.caption
+    assert "* beside a figure" in table.caption
+    assert [row[2].text.endswith(" *") for row in table.rows].count(True) == 1
+    (single,) = matrix.matrix(run, "cpu")
+    assert [column.name for column in single.columns] == ["Variant", "cpu"]
+    assert single.rows[0][0].text == "server/epoll", "the best on top"
 
 
 def test_the_control_is_named_as_such() -> None:

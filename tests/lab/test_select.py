@@ -1,15 +1,14 @@
-"""Selection: conforming, fitting, best; ties to the simpler; and a file that the broker takes."""
+"""Selection: conforming, fitting, best; ties to the simpler."""
 
-import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from portask.config import load as load_config
-from portask.errors import ConfigError
 from portask_lab import results, select
+from portask_lab.leads import Leads
 from portask_lab.objectives import OBJECTIVES
-from portask_lab.results import Conformance, Run, Winner
+from portask_lab.results import Conformance, Failure, Run, Winner
 from tests.lab.made import add, empty_run
 
 
@@ -46,8 +45,18 @@ def test_a_tie_goes_to_the_simpler() -> None:
 
 
 def test_simplicity() -> None:
-    order = ["compression/never", "compression/adaptive", "compression/always", "compression/lz4"]
+    order = ["compression/never", "compression/always", "compression/lz4", "compression/adaptive"]
     assert sorted(set(order), key=select.simplicity) == order
+    servers = ["server/asyncio-streams", "server/asyncio-protocol", "server/epoll", "server/uvloop"]
+    assert sorted(set(servers), key=select.simplicity) == servers, (
+        "a library costs more than lines of one's own"
+    )
+
+
+def test_lines_are_those_of_the_module_or_the_whole_package() -> None:
+    one = select._lines("portask.reference.ring:DequeRing")
+    assert 0 < one < select._lines("portask.storage:SegmentLog")
+    assert select._lines("math:sqrt") == 0, "compiled code has no lines to count"
 
 
 def test_what_fails_conformance_never_wins() -> None:
@@ -74,10 +83,109 @@ def test_a_variant_that_lacks_a_case_is_no_candidate() -> None:
     assert winner(run).variant == "codec/cbor2"
 
 
-def test_noise_leaves_the_simplest() -> None:
+def raw(run: Run, directory: Path, blocks: dict[str, list[float]]) -> Leads:
+    """Samples of every case: the values by block, for each variant."""
+    lines = [
+        results.RawSample(case=case.id, variant=label, arm=label, block=block, process=block, values=[value])
+        for case in run.cases
+        for label, values in blocks.items()
+        for block, value in enumerate(values)
+    ]
+    results.append_raw(directory / results.RAW, lines)
+    return Leads(run, directory)
+
+
+def test_a_lead_whose_interval_holds_1_is_a_tie_however_small_the_noise_floor(tmp_path: Path) -> None:
+    run = codecs({"codec/cbor2": 1e6, "codec/struct": 1.4e6}, floor=0.001)
+    unsure = raw(
+        run, tmp_path, {"codec/cbor2": [1e6, 1e6, 1e6, 1e6], "codec/struct": [0.7e6, 2e6, 0.8e6, 3e6]}
+    )
+    (found,) = select.choose(run, unsure)
+    assert (found.variant, found.tie) == ("codec/cbor2", True)
+    assert "not to be told from codec/struct" in found.reason
+    (tmp_path / results.RAW).unlink()
+    sure = raw(
+        run, tmp_path, {"codec/cbor2": [1e6, 1e6, 1e6, 1e6], "codec/struct": [1.4e6, 1.41e6, 1.39e6, 1.4e6]}
+    )
+    (found,) = select.choose(run, sure)
+    assert (found.variant, found.tie) == ("codec/struct", False)
+
+
+def test_noise_leaves_the_default_in_one_clear_sentence() -> None:
     found = winner(codecs({"codec/cbor2": 1e6, "codec/struct": 9e6}, voided=3))
     assert (found.variant, found.tie) == ("codec/cbor2", True)
-    assert "noisy" in found.reason
+    wanted = "Fewer than two blocks of suite serialization were quiet enough to compare anything, so the default stays."
+    assert found.reason == wanted
+
+
+def servers(values: dict[str, float], voided: int, void: str = "") -> Run:
+    run = empty_run(suites=["latency"], voided=voided)
+    add(
+        run,
+        "network.latency",
+        "p99",
+        dict(values),
+        suite="latency",
+        better="lower",
+        params={"rate": 1_000},
+        floor=0.05,
+    )
+    if void:
+        run.failures = [
+            Failure(
+                variant=void,
+                suite="latency",
+                workload="network.latency",
+                params={"rate": 1_000},
+                block=0,
+                detail="the generator was late",
+                kind="void",
+            )
+        ]
+    return run
+
+
+def test_a_void_measurement_costs_the_default_nothing_where_nothing_was_compared() -> None:
+    found = winner(servers({"server/epoll": 2_441.0}, 3, void="server/asyncio-streams"))
+    assert found.variant == "server/asyncio-streams"
+    assert found.value is None
+    assert "the default stays" in found.reason
+
+
+def test_the_default_stays_where_every_measurement_was_void() -> None:
+    run = servers({"server/epoll": 2_441.0}, 0, void="server/asyncio-streams")
+    run.summaries = []
+    found = winner(run)
+    assert found.variant == "server/asyncio-streams"
+    assert found.reason == "the only candidate, no other variant has a figure for this."
+    run.failures.append(msgspec.structs.replace(run.failures[0], variant="server/epoll"))
+    found = winner(run)
+    assert found.variant == "server/asyncio-streams"
+    assert found.reason == "Every measurement of it was void in suite latency, so the default stays."
+
+
+def test_a_variant_that_was_not_compared_because_its_measurements_were_void_is_named() -> None:
+    found = winner(servers({"server/asyncio-streams": 100.0, "server/epoll": 50.0}, 0, void="server/uvloop"))
+    assert found.variant == "server/epoll"
+    assert "server/uvloop was not compared, its measurements were void." in found.reason
+    control = servers({"server/epoll": 50.0, "server/uvloop": 90.0}, 0, void="server/epoll#again")
+    assert "void" not in winner(control).reason
+
+
+def test_the_only_candidate_needs_no_quiet_blocks() -> None:
+    found = winner(servers({"server/epoll": 2_441.0}, 3))
+    assert (found.variant, found.tie) == ("server/epoll", False)
+    assert "only candidate" in found.reason
+
+
+def test_the_second_objective_decides_where_noise_spoiled_the_first() -> None:
+    run = servers({"server/asyncio-streams": 100.0, "server/epoll": 99.0}, 3)
+    run.blocks += empty_run(["cpu"]).blocks
+    values = {"server/asyncio-streams": 9.0, "server/epoll": 4.0}
+    add(run, "network.cpu", "cpu", values, suite="cpu", better="lower", params={"rate": 50_000}, floor=0.05)  # type: ignore[arg-type]
+    found = winner(run)
+    assert (found.variant, found.tie) == ("server/epoll", False)
+    assert "CPU at 50,000 msg/s decided among them" in found.reason
 
 
 def compressions(worth: dict[str, tuple[float, float, float]]) -> Run:
@@ -143,51 +251,3 @@ def test_cpu_decides_between_servers_of_equal_latency() -> None:
     found = winner(run)
     assert found.variant == "server/epoll"
     assert "decided" in found.reason
-
-
-def test_the_file_is_a_config_with_a_receipt(tmp_path: Path) -> None:
-    run = codecs({"codec/cbor2": 1e6, "codec/struct": 2e6})
-    results.save(run, tmp_path / "run")
-    text = select.select(tmp_path / "run")
-    path = tmp_path / "portask.toml"
-    path.write_text(text)
-    document = tomllib.loads(text)
-    assert document["codec"] == {"variant": "struct"}
-    assert document["receipt"]["run"] == run.id
-    assert document["receipt"]["codec"]["runner_up"] == "codec/cbor2"
-    assert load_config(path).codec.variant == "struct"
-    assert select.check(path).matches
-
-
-def test_another_machine_is_noticed(tmp_path: Path) -> None:
-    run = codecs({"codec/cbor2": 1e6, "codec/struct": 2e6})
-    run.machine.cpu = 'A "quoted" CPU\\'
-    path = tmp_path / "portask.toml"
-    path.write_text(select.render(run, select.choose(run)))
-    found = select.check(path)
-    assert not found.matches
-    assert any("cpu_model" in difference for difference in found.differences)
-
-
-def test_an_incomplete_run_says_so_in_the_file() -> None:
-    run = codecs({"codec/cbor2": 1e6})
-    run.complete = False
-    assert "incomplete" in select.render(run, select.choose(run))
-
-
-def test_nothing_to_select_is_an_error(tmp_path: Path) -> None:
-    results.save(empty_run(), tmp_path)
-    with pytest.raises(ConfigError, match="no winner"):
-        select.select(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [(None, "select latest"), ("[[", "no TOML"), ("[codec]\nvariant = 'struct'\n", "no receipt")],
-)
-def test_checking_what_is_no_receipt(tmp_path: Path, text: str | None, words: str) -> None:
-    path = tmp_path / "portask.toml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ConfigError, match=words):
-        select.check(path)

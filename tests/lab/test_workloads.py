@@ -139,7 +139,7 @@ MEDDLERS: dict[str, tuple[Callable[[int, bytes], bytes | None], str]] = {
 @pytest.mark.parametrize("batch", [1, 64])
 @pytest.mark.parametrize("how", MEDDLERS)
 def test_a_handoff_that_goes_wrong_is_caught(how: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = {"between": "threads", "batch": batch}
+    params: workloads.Params = {"between": "threads", "batch": batch}
     work = workloads.get("ring.handoff").prepare(registry.get("ring", "deque"), load("tiny", 200), params, 1)
     meddle, complaint = MEDDLERS[how]
     work.ring = Meddling(work.ring, meddle)

@@ -62,11 +62,12 @@ class Told:
 def test_it_has_every_ability_also_when_it_is_metered(make: Make) -> None:
     storage = make("synced")
     assert storage.durability is Durability.SYNCED
+    wrapped: Any = metered(storage)
     for protocol in PROTOCOLS:
         assert isinstance(storage, protocol), protocol
-        assert isinstance(metered(storage), protocol), protocol
+        assert isinstance(wrapped, protocol), protocol
     Driver(storage).append(batch(1))
-    shown = metered(storage).snapshot()
+    shown = wrapped.snapshot()
     assert shown["syncs"]["calls"] == 1
     assert shown["damaged_batches"] == 0
     storage.close()

@@ -19,7 +19,7 @@ def check(config: Path, as_json: bool) -> None:
     Compares the [receipt] that `portask lab select` wrote with the machine this runs on, and says whether every variant
     named in the file can run here. Exit status 1 when anything differs.
     """
-    from portask_lab.select import check as compare  # noqa: PLC0415 - reads the lab's results schema
+    from portask_lab.receipt import check as compare  # noqa: PLC0415 - reads the lab's results schema
 
     found = compare(config)
     if as_json:

@@ -124,6 +124,7 @@ def _summary(run: Run, page: Path) -> dict[str, object]:
             if item.headline
         ],
         "winners": {winner.family: winner.variant for winner in run.winners},
-        "failures": len(run.failures),
+        "failures": len(run.faults),
+        "void": len(run.voids),
         "notes": run.notes,
     }

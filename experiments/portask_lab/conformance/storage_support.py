@@ -5,17 +5,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
 
 from portask.contracts import Closeable, Deferred, Gathering, Storage
-from portask.errors import PortaskError
+from portask.errors import PortaskError, VariantUnavailable
 from portask.messages import Buffer, Message, RecordBatch, TopicPartition
 from portask.reference.codec import Cbor2Codec
 from portask.registry import Entry
 from portask.wire import batches
-from portask_lab.conformance.suite import Violation
+from portask_lab.conformance.suite import NotApplicable, Violation
 
 PATIENCE = 10.0
 """Seconds that a storage may take for one call before the check gives up."""
@@ -113,8 +113,12 @@ class Driver:
 
 @contextmanager
 def storage_of(entry: Entry, **options: Any) -> Iterator[Driver]:
-    """A fresh storage of the variant; one that keeps files gets a temporary folder. Closed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="portask-conform-") as folder:
+    """A fresh storage of the variant, in a temporary folder or on a throw-away server if it needs one; then closed."""
+    with (
+        tempfile.TemporaryDirectory(prefix="portask-conform-") as folder,
+        sandboxed(entry) as sandbox,
+    ):
+        options = {**sandbox, **options}
         if "path" in signature(entry.load()).parameters:
             options = {"path": f"{folder}/data", **options}
         storage = entry.make(**options)
@@ -123,6 +127,21 @@ def storage_of(entry: Entry, **options: Any) -> Iterator[Driver]:
         finally:
             if isinstance(storage, Closeable):
                 storage.close()
+
+
+@contextmanager
+def sandboxed(entry: Entry) -> Iterator[dict[str, Any]]:
+    """Options for an instance that shares nothing.
+
+    Raises:
+        NotApplicable: there is no server here to try it on.
+    """
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(entry.sandboxed())
+        except VariantUnavailable as error:
+            raise NotApplicable(str(error)) from None
+        yield found
 
 
 def batch_of(

@@ -1,7 +1,8 @@
-"""``python -m portask_lab.loadgen.broker VARIANT OPTIONS [STORAGE OPTIONS]``: a broker for one measurement.
+"""``python -m portask_lab.loadgen.broker PARTS``: a broker for one measurement.
 
-Listens on a free port, says ``ready <port>``, and ends on SIGTERM. OPTIONS are those of the server variant and of the
-storage variant, as JSON. Logs nothing: what a broker has to complain about, its clients see.
+Listens on a free port, says ``ready <port>``, and ends on SIGTERM. PARTS is JSON: family → the name of its variant and
+its options; families that are not named are the reference. Logs nothing: what a broker has to complain about, its
+clients see.
 """
 
 from __future__ import annotations
@@ -17,15 +18,31 @@ from portask_lab.loadgen.processes import Child
 
 
 def start(
-    variant: str, *, storage: str = "memory", storage_options: Mapping[str, Any] | None = None, **options: Any
+    variant: str,
+    *,
+    storage: str = "memory",
+    storage_options: Mapping[str, Any] | None = None,
+    parts: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> Child:
-    """A broker with that server and that storage, in a process of its own, reference variants otherwise.
+    """A broker in a process of its own, reference variants where nothing else is said.
 
     The storage is always named, never left to what `portask serve` would choose.
+
+    Args:
+        variant: The server.
+        storage: The storage.
+        storage_options: Its options.
+        parts: Family → variant without options; stronger than the above, the server included.
+        **options: Of the server.
     """
-    own = msgspec.json.encode({"grace": 0.2, **options}).decode()
-    given = msgspec.json.encode(storage_options or {}).decode()
-    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", variant, own, storage, given])
+    chosen: dict[str, tuple[str, Mapping[str, Any]]] = {
+        "server": (variant, options),
+        "storage": (storage, storage_options or {}),
+        **{family: (name, {}) for family, name in (parts or {}).items()},
+    }
+    chosen["server"] = (chosen["server"][0], {"grace": 0.2, **chosen["server"][1]})
+    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", msgspec.json.encode(chosen).decode()])
 
 
 def main() -> None:
@@ -37,11 +54,11 @@ def main() -> None:
     from portask.server.build import build  # noqa: PLC0415 - optional, or only here
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    variant, options, *other = sys.argv[1:]
-    storage, given = other or ("memory", "{}")
+    chosen: dict[str, Any] = {f: Choice(*part) for f, part in msgspec.json.decode(sys.argv[1]).items()}
+    server_part = chosen.pop("server")
     settings = Settings(
-        server=ServerSettings(variant=variant, port=0, options=msgspec.json.decode(options)),
-        storage=Choice(storage, msgspec.json.decode(given)),
+        server=ServerSettings(variant=server_part.variant, port=0, options=server_part.options),
+        **chosen,
         limits=LimitSettings(max_connections=1_000_000, idle_timeout_s=0.0),
     )
     engine, server = build(settings)

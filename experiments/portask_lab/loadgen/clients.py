@@ -43,7 +43,13 @@ def run(work: Coroutine[Any, Any, _Result], *, fine_timers: bool = False) -> _Re
 
 
 class Payloads:
-    """Payload ``n`` is its time, ``n``, and one of 1,024 fillers.
+    """Payload ``n`` is its time, ``n``, and one of the fillers.
+
+    Args:
+        size: Bytes a payload.
+        seed: Of the fillers.
+        expected: How many will be timed.
+        contents: The fillers; 1,024 of random bytes, so that ``size`` is reached, when there are none.
 
     Attributes:
         sent: How many were made.
@@ -52,13 +58,13 @@ class Payloads:
         arrived: ``CLOCK_MONOTONIC`` ns, likewise.
     """
 
-    def __init__(self, size: int, seed: int, expected: int = 0) -> None:
+    def __init__(self, size: int, seed: int, expected: int = 0, contents: Sequence[bytes] = ()) -> None:
         if size < SMALLEST:
             raise ValueError(
                 f"a payload of {size} bytes has no room for its time and number: {SMALLEST} at least"
             )
         chance = random.Random(seed)
-        self._fillers = [chance.randbytes(size - SMALLEST) for _ in range(_DISTINCT)]
+        self._fillers = contents or [chance.randbytes(size - SMALLEST) for _ in range(_DISTINCT)]
         self.sent = 0
         self.received = 0
         self.latency = array("q", bytes(8 * expected))
@@ -69,7 +75,7 @@ class Payloads:
         """The next one."""
         number = self.sent
         self.sent = number + 1
-        payload = HEAD.pack(intended, number, 0) + self._fillers[number % _DISTINCT]
+        payload = HEAD.pack(intended, number, 0) + self._fillers[number % len(self._fillers)]
         self._under_way.append(payload)
         return payload
 
@@ -178,10 +184,19 @@ async def open_loop(
 
 
 async def closed_loop(  # noqa: PLR0917 - each is needed and named where it is called
-    product: Product, port: int, seconds: float, size: int, seed: int, in_flight: int
+    product: Product,
+    port: int,
+    seconds: float,
+    size: int,
+    seed: int,
+    in_flight: int,
+    contents: Sequence[bytes] = (),
 ) -> Throughput:
-    """Sends in the product's own batches with at most ``in_flight`` messages under way, as `closedloop.run` does."""
-    payloads = Payloads(size, seed)
+    """Sends in the product's own batches with at most ``in_flight`` messages under way, as `closedloop.run` does.
+
+    ``contents`` as for `Payloads`.
+    """
+    payloads = Payloads(size, seed, contents=contents)
     guard = _Guard(payloads.counted)
     await product.connect(port, guard)
     try:

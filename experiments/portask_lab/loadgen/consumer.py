@@ -1,8 +1,9 @@
 """What is received: parsed just far enough to time it and to prove it.
 
 Per read: one reading of the clock. Per batch: its CRC32C, its place in the log (offsets are dense), its
-sequence number. A broker may put neighbouring one-record batches into one; then each record is looked at.
-Nothing is copied but the frame that a read cut in two.
+sequence number. A broker may put neighbouring one-record batches into one; then each record is looked at. It
+may compress what it put together; then that is unfolded first. Nothing else is copied but the frame that a
+read cut in two.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from crc32c import crc32c
 from portask.errors import RemoteProtocolError
 from portask.wire import control
 from portask.wire.batches import BATCH_HEADER_SIZE
+from portask.wire.compression import algorithm_of, decompress
 from portask.wire.frames import HEADER_SIZE, Opcode, frame_header
 from portask_lab.loadgen import links
 from portask_lab.loadgen.messages import HEAD, overhead
@@ -28,7 +30,7 @@ CREDIT_MESSAGES = 1 << 20
 CREDIT_BYTES = 64 << 20
 """Credit of the subscription; what was used is given back when half of it is gone."""
 
-_BATCH = Struct("<QQIIBBHI")
+_BATCH = Struct("<QQIIBBHII")
 _CHANNEL = 1
 _DELTA = [1] * 24 + [2, 3, 5, 9, 0, 0, 0, 0]  # bytes of a CBOR integer by its low 5 bits; 0 for none
 
@@ -58,7 +60,8 @@ class Consumer:
         self._size = size
         self._lead = overhead(size)
         self._buffer = bytearray(BUFFER)
-        self._view = memoryview(self._buffer)
+        self._body = self._view = memoryview(self._buffer)
+        """`_body` is where records are read: the buffer, or what a compressed batch unfolded to."""
         self._held = 0
         self._offset = -1
         self._used_messages = self._used_bytes = 0
@@ -104,7 +107,7 @@ class Consumer:
     def _deliver(self, start: int, end: int, now: int) -> None:
         view = self._view
         while start < end:
-            base, _, length, check, _, _, _, count = _BATCH.unpack_from(view, start)
+            base, _, length, check, _, _, attributes, count, raw = _BATCH.unpack_from(view, start)
             stop = start + length
             if crc32c(view[start + 24 : stop]) != check:
                 raise WrongResult("a delivered batch does not match its checksum")
@@ -115,15 +118,19 @@ class Consumer:
                 raise WrongResult(f"offset {self._offset} was due, {base} came: lost or reordered")
             self._offset = base + count
             self.deliveries[count] += 1
-            at = start + BATCH_HEADER_SIZE
+            at, last = start + BATCH_HEADER_SIZE, stop
+            if algorithm_of(attributes):
+                self._body = memoryview(decompress(attributes, view[at:stop], raw))
+                at, last = 0, raw
             if self._count > 1:
                 if count != self._count:
                     raise WrongResult(f"a batch of {self._count} messages arrived with {count}")
                 self._take(at + self._lead, now)
             elif count == 1:
-                self._take(stop - self._size, now)
+                self._take(last - self._size, now)
             else:
-                self._gathered(at, stop, count, skip, now)
+                self._gathered(at, last, count, skip, now)
+            self._body = view
             self.messages += count - skip
             self._used_messages += count
             self._used_bytes += length
@@ -136,7 +143,7 @@ class Consumer:
     def _gathered(self, at: int, stop: int, count: int, skip: int, now: int) -> None:
         """One-record batches that the broker put together, but for the first ``skip``: those came before."""
         step = self._lead - 1 + self._size
-        view = self._view
+        view = self._body
         for number in range(count):
             at += _DELTA[view[at + 1] & 0x1F] + step
             if number >= skip:  # a stored batch may begin before the offset that was asked for
@@ -146,7 +153,7 @@ class Consumer:
         grown = bytearray(size)
         grown[: self._held] = self._buffer[: self._held]
         self._buffer = grown
-        self._view = memoryview(grown)
+        self._body = self._view = memoryview(grown)
 
     def _give_credit(self) -> None:
         body = control.encode(control.Credit(self._used_messages, self._used_bytes))
@@ -186,7 +193,7 @@ class TimedConsumer(Consumer):
         self.arrived = array("q", bytes(8 * expected))
 
     def _take(self, at: int, now: int) -> None:
-        intended, sequence, _ = HEAD.unpack_from(self._view, at)
+        intended, sequence, _ = HEAD.unpack_from(self._body, at)
         due = self.batches
         if sequence != due:
             raise WrongResult(f"message {due} was due, {sequence} came: lost, repeated or reordered")
@@ -210,7 +217,7 @@ class CountingConsumer(Consumer):
         self._records = Struct(f"<{self._lead + 8}xII{size - HEAD.size}x")
 
     def _take(self, at: int, now: int) -> None:
-        _, sequence, publisher = HEAD.unpack_from(self._view, at)
+        _, sequence, publisher = HEAD.unpack_from(self._body, at)
         due = self.taken[publisher]
         if sequence != due % self._rings[publisher]:
             raise WrongResult(
@@ -226,7 +233,7 @@ class CountingConsumer(Consumer):
             super()._gathered(at, stop, count, skip, now)
             return
         taken, rings = self.taken, self._rings
-        for sequence, publisher in self._records.iter_unpack(self._view[at + skip * step : stop]):
+        for sequence, publisher in self._records.iter_unpack(self._body[at + skip * step : stop]):
             due = taken[publisher]
             if sequence != due % rings[publisher]:
                 raise WrongResult(

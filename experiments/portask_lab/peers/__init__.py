@@ -56,9 +56,9 @@ class Product(Protocol):
 
 
 def binary(package: str, name: str) -> str | None:
-    """Path of a program that a distribution brought, or that is on the path."""
+    """Path of a program that a distribution (if one is named) brought, or that is on the path."""
     try:
-        files = distribution(package).files or []
+        files = (distribution(package).files or []) if package else []
     except PackageNotFoundError:
         files = []
     for file in files:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from portask.client import connect
@@ -19,24 +19,26 @@ _TOPIC = "lab"
 
 
 class Portask:
-    """A broker with one server variant; client to client, the client's default codec.
+    """A broker with one server variant; client to client, with the codec and compression that the broker recommends.
 
     Args:
         variant: The server.
+        parts: Family → variant of the broker's other parts; the reference by default.
     """
 
     batch = 10_000
     note = ""
 
-    def __init__(self, variant: str) -> None:
+    def __init__(self, variant: str, parts: Mapping[str, str] | None = None) -> None:
         self._variant = variant
+        self._parts = parts
         self._publisher: Client | None = None
         self._subscriber: Client | None = None
         self._reading: asyncio.Task[None] | None = None
 
     def start(self) -> Child:
         """See `Product.start`."""
-        return broker.start(self._variant)
+        return broker.start(self._variant, parts=self._parts)
 
     async def connect(self, port: int, deliver: Deliver) -> None:
         """See `Product.connect`."""

@@ -1,6 +1,7 @@
 """The report of a run: ``report.md``, a self-contained ``index.html``, and ``figures/``.
 
-All of it is made from ``results.json``; the intervals of the winners' leads come from ``raw.ndjson``.
+All of it is made from ``results.json``; the intervals of the winners' leads come from ``raw.ndjson``, and what
+``portask lab select`` measured of the whole broker from ``confirmation/``.
 
 `write` can be called again at any time, also on an unfinished run: it reads what is there and says what is not.
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from portask_lab.results import load
+from msgspec import structs
+
+from portask_lab.results import CONFIRMATION, RESULTS, load
 
 PAGE = "index.html"
 TEXT = "report.md"
@@ -24,12 +27,16 @@ def write(run_dir: Path | str) -> Path:
         OSError: the directory cannot be written.
     """
     # drawing needs matplotlib; `portask lab --help` must not
-    from portask_lab.report import chapters, leads, markdown, page  # noqa: PLC0415
+    from portask_lab.leads import Leads  # noqa: PLC0415
+    from portask_lab.report import chapters, markdown, page  # noqa: PLC0415
     from portask_lab.report.document import Picture  # noqa: PLC0415
 
     directory = Path(run_dir)
     run = load(directory)
-    document = chapters.build(run, leads.leads(run, directory))
+    confirmation = directory / CONFIRMATION
+    if (confirmation / RESULTS).exists():
+        run = structs.replace(run, confirmation=load(confirmation).confirmation)
+    document = chapters.build(run, Leads(run, directory).of_winners())
     folder = directory / FIGURES
     folder.mkdir(exist_ok=True)
     drawn = {

@@ -10,11 +10,14 @@ from portask_lab.report import (
     compare,
     compression,
     latency,
+    matrix,
     memory,
     numbers,
+    rankings,
     surroundings,
-    tables,
     tickets,
+    verdicts,
+    winners,
 )
 from portask_lab.report.document import Document, Heading, Items, Listing, Part, Prose, Section, Table
 from portask_lab.report.method import METHOD
@@ -33,7 +36,7 @@ def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
 
     Args:
         run: What to tell.
-        leads: Family → winner ÷ runner-up, see `portask_lab.report.leads`.
+        leads: Family → winner ÷ runner-up, see `portask_lab.leads`.
     """
     swatches = colours.assign(run)
     candidates = (
@@ -67,8 +70,8 @@ def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
 def _warnings(run: Run) -> Iterable[str]:
     if not run.complete:
         yield (
-            "This run is not complete: it was interrupted, or too few of its blocks were quiet. What it did measure is "
-            "shown; what it did not is marked. Do not choose by it."
+            "This run is not complete: it was interrupted, or it has too few quiet blocks; the first notes say where. "
+            "What it did measure is shown; what it did not is marked. Do not choose by it."
         )
     yield from tickets.warnings(run)
     broken = [item.variant for item in run.conformance if item.failed]
@@ -83,9 +86,12 @@ def _present(*parts: Part | None) -> tuple[Part, ...]:
 def _verdicts(run: Run, swatches: dict[str, str]) -> Section:
     if not run.criteria:
         return Section("verdicts", "Verdicts", (Prose("No criterion was judged in this run.", warning=True),))
-    parts = _present(tables.verdicts(run), compare.marks(run, swatches), *tables.criterion_details(run))
-    why = tuple(f"{item.title}: {item.explanation}" for item in tables.headlines(run) if item.explanation)
-    notes: tuple[Part, ...] = (Heading("Notes on this run"), Items(tuple(run.notes))) if run.notes else ()
+    parts = _present(verdicts.verdicts(run), compare.marks(run, swatches), *verdicts.criterion_details(run))
+    why = tuple(f"{item.title}: {item.explanation}" for item in verdicts.headlines(run) if item.explanation)
+    ordered = sorted(run.notes, key=lambda note: not note.startswith("incomplete"))
+    notes: tuple[Part, ...] = (
+        (Items(tuple(ordered), f"Notes on this run ({len(ordered)})"),) if ordered else ()
+    )
     return Section("verdicts", "Verdicts", (parts[0], *((Items(why),) if why else ()), *parts[1:], *notes))
 
 
@@ -95,7 +101,16 @@ def _winners(run: Run, leads: Mapping[str, Ratio]) -> Section:
             "winners", "Winners", (Prose("No family was measured far enough to choose a winner."),)
         )
     text = f"To put these into a config file: portask lab select {run.id} -o portask.toml"
-    return Section("winners", "Winners", (tables.winners(run, leads), Prose(text)))
+    parts: list[Part] = [winners.winners(run, leads), Prose(text)]
+    if run.confirmation:
+        found = run.confirmation
+        reason = f"{found.outcome.capitalize()}, in {found.rounds} rounds of their own: {found.reason}"
+        parts += [
+            Heading("The whole broker"),
+            Prose(" ".join((reason, *found.notes))),
+            winners.confirmed(found),
+        ]
+    return Section("winners", "Winners", tuple(parts))
 
 
 def _rankings(run: Run, swatches: dict[str, str]) -> Iterable[Section]:
@@ -104,12 +119,12 @@ def _rankings(run: Run, swatches: dict[str, str]) -> Iterable[Section]:
         cases = [case for case in run.cases if case.family == family]
         if not cases:
             continue
-        parts: list[Part] = [tables.standing(run, family), *compare.forests(run, family, swatches)]
+        parts: list[Part] = [rankings.standing(run, family), *compare.forests(run, family, swatches)]
         known = {case.id for case in cases}
-        if not any(s.verdict in tables.COMPARED for s in run.summaries if s.case in known):
+        if not any(s.verdict in rankings.COMPARED for s in run.summaries if s.case in known):
             text = "Nothing could be compared with the reference here; the notes above may say why."
             parts.insert(1, Prose(text, warning=True))
-        parts += tables.figures(run, cases, f"All figures of the {family} family ({len(cases)} cases)")
+        parts += rankings.figures(run, cases, f"All figures of the {family} family ({len(cases)} cases)")
         yield Section(f"ranking-{family}", f"Ranking: {family}", tuple(parts))
 
 
@@ -142,14 +157,14 @@ def _memory(run: Run, swatches: dict[str, str]) -> Section | None:
 
 def _throughput(run: Run, swatches: dict[str, str]) -> Section | None:
     picture = compare.bars(run, "throughput", swatches, "Network throughput")
-    found = tables.matrix(run, "throughput", folded=True)
+    found = matrix.matrix(run, "throughput", folded=True)
     if not found:
         return None
     return Section("throughput", "Throughput beside other products", _present(_IN_RAM, picture, *found))
 
 
 def _storage(run: Run) -> Section | None:
-    found = tables.matrix(run, "storage", workloads=_DURABLE)
+    found = matrix.matrix(run, "storage", workloads=_DURABLE)
     if not found:
         return None
     text = (
@@ -160,7 +175,7 @@ def _storage(run: Run) -> Section | None:
 
 
 def _broker(run: Run) -> Section | None:
-    found = [table for suite in ("connections", "cpu") for table in tables.matrix(run, suite)]
+    found = [table for suite in ("connections", "cpu") for table in matrix.matrix(run, suite)]
     return Section("broker", "Connections and CPU", (_IN_RAM, *found)) if found else None
 
 

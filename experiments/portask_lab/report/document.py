@@ -87,9 +87,15 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Items(msgspec.Struct, frozen=True):
-    """A list of sentences."""
+    """A list of sentences.
+
+    Attributes:
+        lines: The sentences.
+        group: On a page, closed under these words until asked for; empty for open.
+    """
 
     lines: tuple[str, ...]
+    group: str = ""
 
 
 class Heading(msgspec.Struct, frozen=True):

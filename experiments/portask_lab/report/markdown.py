@@ -37,7 +37,8 @@ def _part(part: Part) -> list[str]:
         case Listing():
             return ["```sh", *part.text.replace("```", "` ` `").splitlines(), "```"]
         case Items():
-            return [f"- {escape(line)}" for line in part.lines]
+            head = [f"**{escape(part.group)}**", ""] if part.group else []
+            return [*head, *(f"- {escape(line)}" for line in part.lines)]
         case Heading():
             return [f"### {escape(part.text)}"]
 

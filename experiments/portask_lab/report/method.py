@@ -9,16 +9,30 @@ this machine's noise floor. An effect inside it is called indistinguishable, wha
 
 A process stands for itself by the median of its samples. An effect is the ratio to the reference within a
 block, averaged over blocks. Its 95% interval is a bootstrap over blocks, widened as Student's t asks where they
-are few; one block has no interval. Verdicts are corrected for the number of variants (Holm).
+are few; one block has no interval. Times, rates and shares are positive, and so are their intervals: scatter is
+taken between logarithms. Verdicts are corrected for the number of variants (Holm).
 
 A criterion passes when the whole interval lies on the good side of the mark, fails when it lies on the other,
-and is inconclusive when it straddles the mark. It is judged on the worst of its cases.
+and is inconclusive when it straddles the mark. Where few processes give a wide interval or none, it fails all
+the same when every single one of them missed the mark by a factor that was written down beforehand: two, unless
+the criteria file says otherwise. There is no such short cut to passing. It is judged on the worst of its cases.
+
+Memory of queued messages is private memory, which files are not. So each figure says where the messages were
+found to lie, and the criterion's line is the best variant that holds them in RAM; those in files stand apart.
 
 A variant is measured only after its conformance suite passed. Consumers check count, order and content in
-every run; a run that lost, reordered or altered anything is a failure, never a figure.
+every run; a run that lost, reordered or altered anything is a failure, never a figure. A measurement is void,
+and nobody's failure, when the generator ran late or the load was not reached.
 
-Variants that the noise floor cannot tell apart are ordered by simplicity: standard library, then fewer
-dependencies, then pure Python.
+Variants that the noise floor, or the interval of their ratio, cannot tell apart are ordered by simplicity:
+standard library, then fewer dependencies, then pure Python, then the reference, then fewer lines.
+
+Winners were the best of several, which flatters them. Before they go into a configuration, the whole broker made
+of them runs beside the reference broker, in fresh rounds that had no say in the choice. It is confirmed when a
+figure is better and none is worse.
+
+A suite has a time, and begins no block that would overrun it. With fewer valid blocks by then than it wants, the
+run is incomplete.
 
 A rule fixed beforehand voids a whole block, never one arm, when the machine was disturbed. The ledger counts
 these blocks.

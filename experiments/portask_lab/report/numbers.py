@@ -17,6 +17,8 @@ _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _SIGNIFICANT = 3
 _SMALL = 1e-3
 _LONG = 10_000
+_NOTHING = 1_000
+"""From this ratio of its ends on, an interval is not worth its digits: two processes that have nothing in common."""
 
 
 class Scale(msgspec.Struct, frozen=True):
@@ -36,9 +38,11 @@ class Scale(msgspec.Struct, frozen=True):
         return f"{scaled:,.{self.decimals}f}"
 
     def interval(self, low: float | None, high: float | None) -> str:
-        """``[low, high]``, empty when there is none."""
+        """``[low, high]``, empty when there is none; one that says nothing says just that."""
         if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
             return ""
+        if low > 0 and high > low * _NOTHING:
+            return f"[over {_NOTHING:,}× wide]"
         return f"[{self.text(low)}, {self.text(high)}]"
 
     def full(self, value: float | None, low: float | None = None, high: float | None = None) -> str:

@@ -89,6 +89,8 @@ def _section(section: Section, swatches: dict[str, str]) -> str:
 
 
 def _fold(part: Part) -> str:
+    if isinstance(part, Items):
+        return part.group
     return part.group or part.caption if isinstance(part, Table) and part.folded else ""
 
 

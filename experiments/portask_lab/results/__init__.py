@@ -25,6 +25,8 @@ from portask_lab.results.outcomes import (
     Better,
     Block,
     Case,
+    Confirmation,
+    ConfirmedFigure,
     Conformance,
     CorpusInfo,
     Criterion,
@@ -44,6 +46,7 @@ from portask_lab.results.outcomes import (
 )
 from portask_lab.results.pictures import Curve, MemoryLine, Point, Trace
 from portask_lab.results.store import (
+    CONFIRMATION,
     RAW,
     RESULTS,
     SCHEMA,
@@ -58,6 +61,7 @@ from portask_lab.results.store import (
 )
 
 __all__ = [
+    "CONFIRMATION",
     "CONTROL_SUFFIX",
     "RAW",
     "RESULTS",
@@ -65,6 +69,8 @@ __all__ = [
     "Better",
     "Block",
     "Case",
+    "Confirmation",
+    "ConfirmedFigure",
     "Conformance",
     "CorpusInfo",
     "Criterion",

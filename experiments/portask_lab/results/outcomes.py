@@ -328,6 +328,72 @@ class Block(msgspec.Struct, kw_only=True):
     reason: str = ""
 
 
+class ConfirmedFigure(msgspec.Struct, kw_only=True):
+    """One figure of the broker made of a run's winners beside the reference broker's.
+
+    Attributes:
+        name: ``throughput``, ``p50``, ``p99`` or ``cpu``.
+        words: For people.
+        unit: Of the values.
+        better: Which way is better.
+        winners: Value of the broker made of the winners; ``None`` where it has none.
+        reference: Value of the reference broker.
+        ratio: Winners ÷ reference, over the rounds.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        floor: What the reference broker and itself under a second name differed by, as a fraction.
+        verdict: After Holm's correction over the figures, and only beyond the floor: ``better``, ``worse``, ``not told
+            apart``, or ``no figure``.
+    """
+
+    name: str
+    words: str
+    unit: str
+    better: Better
+    winners: float | None = None
+    reference: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+    verdict: Literal["better", "worse", "not told apart", "no figure"] = "no figure"
+
+
+class Confirmation(msgspec.Struct, kw_only=True):
+    """Whether the whole broker made of a run's winners is better than the reference broker.
+
+    Attributes:
+        outcome: ``confirmed``: better in a figure and worse in none; ``not confirmed`` otherwise; ``nothing to
+            confirm`` where every winner is the reference; ``skipped`` when it was not asked for.
+        reason: In a sentence or two.
+        started: ISO 8601, UTC.
+        seconds: Wall time.
+        rounds: Blocks that were measured for it alone.
+        voided: Of these, by the noise rule.
+        seed: Of their orders.
+        corpus: The messages that went from client to client.
+        results: Where its own results are, relative to the run.
+        winners: Family → name, of the broker made of the winners.
+        reference: Family → name, of the broker that it is compared with.
+        figures: One each.
+        notes: What a reader must know.
+    """
+
+    outcome: Literal["confirmed", "not confirmed", "nothing to confirm", "skipped"]
+    reason: str
+    started: str = ""
+    seconds: float = 0.0
+    rounds: int = 0
+    voided: int = 0
+    seed: int = 0
+    corpus: str = ""
+    results: str = ""
+    winners: dict[str, str] = {}
+    reference: dict[str, str] = {}
+    figures: list[ConfirmedFigure] = []
+    notes: list[str] = []
+
+
 class Winner(msgspec.Struct, kw_only=True):
     """What `portask_lab.select` would put into the config for one family.
 

@@ -12,6 +12,7 @@ from portask.errors import PortaskError
 from portask_lab.results.outcomes import (
     Block,
     Case,
+    Confirmation,
     Conformance,
     CorpusInfo,
     Criterion,
@@ -27,6 +28,8 @@ from portask_lab.results.pictures import Curve, MemoryLine, Point, Trace
 SCHEMA = 1
 RESULTS = "results.json"
 RAW = "raw.ndjson"
+CONFIRMATION = "confirmation"
+"""Folder in a run's directory with the results of the confirmation (`portask_lab.confirm`), a run of its own."""
 
 
 class ResultsError(PortaskError):
@@ -66,6 +69,7 @@ class Run(msgspec.Struct, kw_only=True):
         points: Pareto points.
         memory: Memory lines.
         notes: What a reader must know, in sentences.
+        confirmation: In the results of a confirmation (`portask_lab.confirm`), what came of it.
     """
 
     schema: int = SCHEMA
@@ -93,6 +97,7 @@ class Run(msgspec.Struct, kw_only=True):
     points: list[Point] = []
     memory: list[MemoryLine] = []
     notes: list[str] = []
+    confirmation: Confirmation | None = None
 
     @property
     def faults(self) -> list[Failure]:

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 #[cfg(feature = "python")]
 mod calls;
 pub mod codec;
+pub mod pool;
 pub mod reactor;
 pub mod ring;
 pub mod wire;
@@ -19,6 +20,7 @@ pub mod wire;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     codec::register(m)?;
+    pool::register(m)?;
     reactor::register(m)?;
     ring::register(m)?;
     wire::register(m)?;

@@ -21,16 +21,17 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - a class
 
 import structlog
 from crc32c import crc32c
 
 from portask.contracts import EARLIEST, LATEST, Compression, Durability, Found, Read
 from portask.errors import OffsetOutOfRange, StorageError
+from portask.measuring.histogram import Histogram
 from portask.messages import Buffer, TopicPartition
 from portask.storage.files import Files
 from portask.storage.gathering import gather
-from portask.storage.histogram import Histogram
 from portask.storage.lock import FolderLock, claim
 from portask.storage.turns import NO_LIMIT, Gathered, Saved, Turns
 from portask.wire import batches
@@ -118,13 +119,22 @@ class TransactionalStorage(Turns[Partition]):
                 self._database.sync()
                 for each in (folder, os.fspath(Path(path).absolute().parent)) if new else (folder,):
                     files.sync_folder(each)
-            self._restore()
+            self._restore(folder)
         except BaseException:
             self._release()
             raise
         log.info("log opened", folder=folder, partitions=len(self._logs))
 
-    def _restore(self) -> None:
+    def _restore(self, folder: str) -> None:
+        try:
+            self._load()
+        except (StructError, ValueError, LookupError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise StorageError(
+                f"the database in {folder} is damaged ({what}): put a backup in its place"
+            ) from error
+
+    def _load(self) -> None:
         for number, key, first, end, newest, size, producers in self._database.partitions():
             held = self._logs[key] = Partition(key, number)
             held.first, held.next, held.assigned = first, end, end

@@ -23,7 +23,7 @@ from time import perf_counter_ns
 import structlog
 
 from portask.errors import StorageError, StorageFull
-from portask.storage.histogram import Histogram
+from portask.measuring.histogram import Histogram
 from portask_variants.storage.database import Work
 
 log = structlog.get_logger("portask.storage")

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from portask.cli.bench.payloads import MOST_PRODUCERS, SMALLEST, new_run
 from portask.cli.options import access, broker_options, json_option
 from portask.cli.sub import Start, parse_duration, parse_start
 
 if TYPE_CHECKING:
     from portask.cli.bench.orders import Kind, Load
 
-_SMALLEST = (
-    24  # portask.cli.bench.payloads.SMALLEST; imported, it would cost help and wrong usage half a second
-)
-_MOST_PRODUCERS = 1024
 _MESSAGES = 1_000_000
 _LATENCY_SECONDS = 10.0
 _PATIENCE = 5.0
@@ -45,9 +42,9 @@ def bench() -> None:
 
 
 def _size(_ctx: click.Context, _param: click.Parameter, size: int) -> int:
-    if size < _SMALLEST:
+    if size < SMALLEST:
         raise click.BadParameter(
-            f"{size} bytes have no room for a message's number and time: use {_SMALLEST} or more"
+            f"{size} bytes have no room for a message's number and time: use {SMALLEST} or more"
         )
     return size
 
@@ -70,7 +67,7 @@ def _options(*names: str) -> Callable[[Function], Function]:
             callback=_size,
             default=128,
             show_default=True,
-            help=f"Bytes of each message, {_SMALLEST} or more.",
+            help=f"Bytes of each message, {SMALLEST} or more.",
         ),
         "filler": click.option(
             "--filler",
@@ -106,7 +103,7 @@ def _options(*names: str) -> Callable[[Function], Function]:
         ),
         "producers": click.option(
             "--producers",
-            type=click.IntRange(1, _MOST_PRODUCERS),
+            type=click.IntRange(1, MOST_PRODUCERS),
             default=1,
             show_default=True,
             help="Clients that publish.",
@@ -288,7 +285,6 @@ def _run(kind: Kind, given: dict[str, Any], processes: int) -> int:
 
 def _load(kind: Kind, topic: str, given: dict[str, Any]) -> Load:
     from portask.cli.bench.orders import Load  # noqa: PLC0415 - see _run
-    from portask.cli.bench.payloads import new_run  # noqa: PLC0415 - see _run
 
     messages = given["messages"]
     seconds = given["duration"].total_seconds() if given["duration"] is not None else None

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from portask.cli.bench.orders import Go, Halt, Load, Order, Progress, Ready, Report, Stop, Task, Word
-from portask.errors import PortaskError, from_code
+from portask.errors import PortaskError, RequestTimeout, from_code
 from portask.measuring.openloop import DRAIN_SECONDS
 
 _HEAD_START = 0.05  # seconds from the order to begin to the beginning
@@ -192,7 +192,7 @@ class Conductor:
                 await self._lead()
             self._order(Stop())
             await self._until(lambda: all(each.over for each in self._processes), _FAREWELL)
-            outcome.failure = self._failure()
+            outcome.failure = outcome.failure or self._failure()
             outcome.reports = [each.report for each in self._processes]
         finally:
             loop.remove_signal_handler(signal.SIGINT)
@@ -258,7 +258,13 @@ class Conductor:
         produced = self._look(lambda: all(each.progress.produced for each in self._processes))
         if not await self._until(produced) and not self._failed():
             self._order(Halt())  # Ctrl-C: what was published is still received and accounted for
-            await self._until(produced)
+            await self._until(lambda: produced() or self._failed(), DRAIN_SECONDS)
+            if not produced() and not self._failed():
+                text = (
+                    f"what was under way was not acknowledged within {DRAIN_SECONDS:g} s after the interrupt"
+                )
+                self._outcome.failure = RequestTimeout(text)
+                return
         if not self._failed() and self._load.subscribers:
             await self._drain()
 

@@ -1,4 +1,4 @@
-"""What one subscriber received, message by message accounted for, at about 0.2 µs a message.
+"""What one subscriber received, message by message accounted for, at less than 0.5 µs a message.
 
 A batch is looked at in columns: heads, numbers, fillers, each a list that is made and compared in C. Only where one of
 these comparisons fails, or where producers' messages take turns in a batch, is there Python a message.

@@ -25,6 +25,7 @@ HEAD = 16
 SMALLEST = 24
 """Bytes of the smallest payload: a filler of 8 cannot be met by chance in messages of strangers."""
 MOST_PRODUCERS = 1 << 10
+"""Of one run."""
 RUN_SHIFT = 46
 PRODUCER_SHIFT = 36
 SEQUENCE = (1 << PRODUCER_SHIFT) - 1

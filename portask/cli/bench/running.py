@@ -13,7 +13,8 @@ from portask import registry
 from portask.cli.bench.conductor import Conductor, Outcome
 from portask.cli.bench.orders import Load, Task
 from portask.cli.bench.progress import Line
-from portask.cli.bench.summary import Setting, Summary, show, summarize
+from portask.cli.bench.summary import Setting, Summary, summarize
+from portask.cli.bench.text import show
 from portask.cli.output import is_terminal, print_json
 from portask.client import Client, connect
 from portask.config.fingerprint import fingerprint
@@ -133,8 +134,12 @@ async def _next_offsets(client: Client, load: Load) -> int:
 
 async def _count_again(load: Load, outcome: Outcome, summary: Summary, before: int) -> None:
     """Of ``pub``, which receives nothing: whether the broker has as many more messages as it acknowledged."""
-    async with connect(load.url, reconnect=False, **load.access) as client:
-        more = await _next_offsets(client, load) - before
+    try:
+        async with connect(load.url, reconnect=False, **load.access) as client:
+            more = await _next_offsets(client, load) - before
+    except PortaskError as error:
+        summary.notes.append(f"how many messages the broker has now could not be asked: {error}")
+        return
     acked = sum(sum(each.acked) for report in outcome.reports if report for each in report.producers)
     if more < acked:
         summary.problems.append(

@@ -1,11 +1,10 @@
-"""What a run came to: for machines as one object, for people as text that can be pasted into an issue."""
+"""What a run came to, as one object: what a machine gets, and what `portask.cli.bench.text` says to people."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-import click
 import msgspec
 
 from portask.cli.bench import figures
@@ -241,130 +240,3 @@ def _remark(found: Summary, seconds: float) -> None:
             f"the clients waited {waited:.0%} of the time for a core: the {found.setting.cores} cores here have too "
             "much to do, and the figures show it"
         )
-
-
-# ── for people ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def show(found: Summary) -> None:
-    """Prints it."""
-    setting, load = found.setting, found.load
-    click.echo(setting.command)
-    click.echo()
-    parts = {"server": setting.server, "storage": setting.storage, "durability": setting.durability}
-    made = "".join(f", {name} {what}" for name, what in parts.items() if what)
-    _line("broker", f"{setting.broker} at {setting.address}{made}")
-    _line("client", f"portask {setting.client}, codec {setting.codec}, compression {setting.compression}")
-    cores = f"{setting.cores} core{'s' if setting.cores > 1 else ''}"
-    _line("machine", f"{cores}, {setting.cpu_model}; {setting.python}, {setting.kernel}")
-    click.echo()
-    if found.published is not None:
-        _show_rate("published", found.published, "acknowledged", 1)
-    if found.received is not None and not found.received.messages:
-        _line("received", "nothing")
-    elif found.received is not None and found.faults is not None:
-        wrong = ", ".join(found.faults.words())
-        proof = (
-            click.style(wrong.upper(), fg="red", bold=True)
-            if wrong
-            else "none lost, repeated, reordered or altered"
-        )
-        _show_rate("received", found.received, proof, 1 if load.group else load.subscribers)
-    _show_batches(found)
-    if found.latency is not None:
-        _show_latency(found.latency, load)
-    for each in found.cpu:
-        waited = "" if each.waited is None else f", waited {each.waited:.0%}"
-        spins = ", spinning between sends" if load.kind == "latency" and "producer" in each.does else ""
-        _line(
-            "cpu" if each is found.cpu[0] else "",
-            f"process {each.process}: {each.busy:.0%} of a core{waited}{spins} ({each.does})",
-        )
-    click.echo()
-    _show_words(found)
-
-
-def _line(label: str, text: str) -> None:
-    click.echo(f"{label:<11}{text}")
-
-
-def _show_rate(label: str, rate: Rate, proof: str, copies: int) -> None:
-    figure = f"{rate.messages_per_second:,.0f} msg/s  {rate.bytes_per_second / 1e6:,.1f} MB/s"
-    _line(
-        label,
-        f"{click.style(figure, bold=True)}  in {rate.seconds:.2f} s; {rate.messages:,} messages, {proof}",
-    )
-    if copies > 1:
-        each = rate.messages_per_second / copies
-        _line("", f"{copies} subscribers, each gets everything: {each:,.0f} msg/s each")
-    if len(rate.by_process) > 1:
-        parts = rate.by_process
-        _line(
-            "",
-            f"by process: min {min(parts):,.0f}, avg {sum(parts) / len(parts):,.0f}, max {max(parts):,.0f} msg/s",
-        )
-
-
-def _show_batches(found: Summary) -> None:
-    label = "batches"
-    if found.formed is not None:
-        each = found.formed
-        _line(
-            label,
-            f"published {each.count:,}, of {each.messages:,.1f} messages and {each.bytes:,.0f} bytes on average",
-        )
-        label = ""
-    if found.delivered is not None:
-        got = found.delivered
-        _line(
-            label,
-            f"delivered {got.count:,}, of {got.messages:,.1f} messages on average, median {got.median:,}, "
-            f"largest {got.largest:,}",
-        )
-
-
-def _show_latency(latency: Latency, load: Load) -> None:
-    if not latency.messages:
-        _line(
-            "latency",
-            f"nothing to tell: no message came after the warm-up of {WARM_UP * (load.seconds or 0):g} s",
-        )
-        return
-    shown = "  ".join(
-        f"{name} {_time(value)}"
-        for name, value in (
-            ("p50", latency.p50_us),
-            ("p90", latency.p90_us),
-            ("p99", latency.p99_us),
-            ("p99.9", latency.p999_us),
-            ("max", latency.max_us),
-        )
-    )
-    _line("latency", f"{click.style(shown, bold=True)}  of {latency.messages:,} messages")
-    _line("", "from the intended send time to the subscriber's loop, broker and both clients included")
-    share = latency.late / latency.sends if latency.sends else 0
-    _line(
-        "schedule",
-        f"{load.schedule}, {load.rate:,g} msg/s; {share:.1%} of the sends over 10 ms late, "
-        f"the worst {_time(latency.worst_us)}",
-    )
-
-
-def _time(us: float) -> str:
-    return f"{us / 1e6:.2f} s" if us >= 1e6 else f"{us / 1e3:.1f} ms" if us >= 10_000 else f"{us:,.0f} µs"
-
-
-def _show_words(found: Summary) -> None:
-    click.echo(f"The first {WARM_UP:.0%} of the time is warm-up: it is in no rate or latency.")
-    if found.interrupted:
-        click.echo("Interrupted: these are the figures up to then.")
-    if found.failure:
-        click.secho(
-            f"Broke off: {found.failure}. These are the figures up to then; what was under way is not accounted for.",
-            fg="red",
-            bold=True,
-        )
-    for note in found.notes:
-        click.secho(f"Note: {note}.", fg="yellow")
-    for problem in found.problems:
-        click.secho(f"WRONG: {problem}.", fg="red", bold=True)

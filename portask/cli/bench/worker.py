@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -278,7 +277,6 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> Exception:
 
 def main() -> None:
     """Works off one task."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the conductor says when it is over
     logging.getLogger("portask").addHandler(logging.NullHandler())
     asyncio.run(_work())
 

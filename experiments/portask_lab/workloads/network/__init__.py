@@ -36,25 +36,29 @@ _RATE = Metric("rate", "msg/s", "higher")
 _LATENCY = (
     Metric("p50", "µs", "lower", 1),
     Metric("p99", "µs", "lower", 1),
-    Metric("p999", "µs", "lower", 1),
+    Metric("p999", "µs", "lower", 1, words="p99.9"),
     Metric("achieved", "msg/s", "none"),
-    Metric("late", "µs", "none", 1),
+    Metric("late", "µs", "none", 1, words="p99 of lateness"),
 )
 _CPU = (
-    Metric("cpu", "%", "lower", 2),
-    Metric("idle", "%", "lower", 3),
-    Metric("machine", "%", "none", 1),
-    Metric("p50", "µs", "none"),
+    Metric("cpu", "%", "lower", 2, words="share of a core"),
+    Metric("idle", "%", "lower", 3, words="when idle"),
+    Metric("machine", "%", "none", 1, words="whole machine"),
+    Metric("p50", "µs", "none", words="p50 latency"),
     Metric("backlog", "messages", "none"),
 )
-_THROUGHPUT = (_RATE, Metric("bytes", "MB/s", "none", 1), Metric("broker", "% of a core", "none", 1))
+_THROUGHPUT = (
+    _RATE,
+    Metric("bytes", "MB/s", "none", 1),
+    Metric("broker", "% of a core", "none", 1, words="broker's CPU"),
+)
 _CONNECTIONS = (
     Metric("alive", "connections", "none"),
     Metric("failed", "connections", "lower"),
-    Metric("connect", "conn/s", "higher"),
-    Metric("memory", "B/conn", "lower"),
-    Metric("kernel", "B/conn", "none"),
-    Metric("trip", "µs", "none"),
+    Metric("connect", "conn/s", "higher", words="connect rate"),
+    Metric("memory", "B/conn", "lower", words="user-space memory"),
+    Metric("kernel", "B/conn", "none", words="kernel memory"),
+    Metric("trip", "µs", "none", words="p99 round trip"),
 )
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -149,7 +153,7 @@ PLANS: tuple[Plan, ...] = (
         seconds=(0.4, 10.0),
         controlled=False,
     ),
-    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.7, 40.0)),
+    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.5, 40.0)),
     Plan("cpu", "network.client_cpu", quick=(), full=(_FIFTY,), seconds=(1.0, 40.0), controlled=False),
     Plan(
         "connections",

@@ -24,6 +24,7 @@ class Connections:
 
     def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:
         self.entry = entry
+        self.params = params
         self.wanted = number(params, "connections")
         self.hold = number(params, "hold")
         self.processes = number(params, "processes")
@@ -33,7 +34,7 @@ class Connections:
         """Connects a tenth and then the rest, so that memory has a slope; counts those that answer after the hold."""
         limit = most()
         count = min(self.wanted, limit) if self.wanted else limit
-        with start(self.entry) as child, Crowd(child.port, self.processes) as crowd:
+        with start(self.entry, self.params) as child, Crowd(child.port, self.processes) as crowd:
             first = crowd.grow(count // 10)
             little, slab = child.private(), _kernel()
             second = crowd.grow(count - count // 10)

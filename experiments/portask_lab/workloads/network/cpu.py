@@ -21,7 +21,7 @@ from portask_lab.workloads.network.subjects import Timed, delivered, number, pro
 if TYPE_CHECKING:
     from portask_lab.corpora import Corpus
 
-_IDLE_SECONDS = 0.5
+_IDLE_SECONDS = 0.4
 _BACKLOG_SECONDS = 0.1
 """More than what is due in this time under way at once voids the run: the broker did not keep up."""
 
@@ -70,13 +70,14 @@ class Cpu:
         self.rate = number(params, "rate")
         self.size = number(params, "size")
         self.batch = number(params, "batch")
+        self.params = params
         self.seed = seed
 
     def measure(self, seconds: float) -> Measurement:
-        """Half a second of idling, then one open-loop run that fills the rest of ``seconds``."""
+        """Some tenths of a second of idling, then one open-loop run that fills the rest of ``seconds``."""
         times = schedule.constant(self.rate / self.batch, seconds - _IDLE_SECONDS)
         batches = Batches(self.size, self.batch, gap=int(1e9 / self.rate), seed=self.seed)
-        with start(self.entry) as child:
+        with start(self.entry, self.params) as child:
             meter = _Meter(child)
             with Timed(child, self.entry, batches, self.size, len(times)) as link:
                 rest = meter.idle(_IDLE_SECONDS)
@@ -119,8 +120,8 @@ class ClientCpu(Cpu):
     """By Python clients, which may cut or join the batches as they please."""
 
     def measure(self, seconds: float) -> Measurement:
-        """Half a second of idling, then one open-loop run that fills the rest of ``seconds``."""
-        subject = product(self.entry)
+        """Some tenths of a second of idling, then one open-loop run that fills the rest of ``seconds``."""
+        subject = product(self.entry, self.params)
         times = schedule.constant(self.rate / self.batch, seconds - _IDLE_SECONDS)
         with subject.start() as child:
             meter = _Meter(child)

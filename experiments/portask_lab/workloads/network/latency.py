@@ -31,6 +31,7 @@ class _Latency:
         self.size = number(params, "size")
         self.schedule = str(params["schedule"])
         self.rate = params["rate"]
+        self.params = params
         self.seed = seed
 
     def verify(self) -> None:
@@ -68,7 +69,10 @@ class Latency(_Latency):
             note = f"server/{name}: {rate:,.0f} msg/s are {share:.0%} of the most, {most:,.0f}, published one at a time"
         times = schedule.make(self.schedule, float(rate or 0), seconds, self.seed)
         batches = Batches(self.size, seed=self.seed)
-        with start(self.entry) as child, Timed(child, self.entry, batches, self.size, len(times)) as link:
+        with (
+            start(self.entry, self.params) as child,
+            Timed(child, self.entry, batches, self.size, len(times)) as link,
+        ):
             outcome = openloop.run(link.publisher, link.consumer, batches, times)
         return self._measurement(outcome, note)
 
@@ -76,7 +80,7 @@ class Latency(_Latency):
         """Messages a second, published one at a time and flat out, on a broker of its own."""
         if is_relay(self.entry):
             return 0.0
-        with start(self.entry) as child:
+        with start(self.entry, self.params) as child:
             return saturate(child, self.size, 1, _PROBE_IN_FLIGHT, _PROBE_SECONDS, self.seed).rate
 
 
@@ -85,7 +89,7 @@ class ClientLatency(_Latency):
 
     def measure(self, seconds: float) -> Measurement:
         """One open-loop run of so many seconds, warm-up included."""
-        subject = product(self.entry)
+        subject = product(self.entry, self.params)
         times = schedule.make(self.schedule, float(self.rate or 0), seconds, self.seed)
         with subject.start() as child:
             outcome = clients.run(clients.open_loop(subject, child.port, times, self.size, self.seed))

@@ -26,19 +26,25 @@ def is_relay(entry: Entry) -> bool:
     return entry in {stick.entry for stick in RELAYS}
 
 
-def start(entry: Entry) -> Child:
+def start(entry: Entry, params: Params) -> Child:
     """The server behind a lean workload's row."""
     if is_relay(entry):
         made: relay.Relay = entry.make()
         return made.start()
-    return broker.start(entry.name)
+    return broker.start(entry.name, parts=parts(params))
 
 
-def product(entry: Entry) -> Product:
+def product(entry: Entry, params: Params) -> Product:
     """The product behind a client workload's row."""
     if entry in {stick.entry for stick in PEERS}:
         return cast("Product", entry.make())
-    return Portask(entry.name)
+    return Portask(entry.name, parts(params))
+
+
+def parts(params: Params) -> dict[str, str]:
+    """Family → variant of a broker that is not all reference but for its server: ``codec=struct storage=…``."""
+    pairs = (pair.partition("=") for pair in str(params.get("parts") or "").split())
+    return {family: name for family, _, name in pairs}
 
 
 def number(params: Params, name: str) -> int:

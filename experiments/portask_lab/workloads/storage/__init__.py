@@ -58,11 +58,11 @@ WORKLOADS: tuple[Workload, ...] = (
         "Queued",
         "messages published one at a time and kept",
         (
-            Metric("growth", "MB", "lower", 2),
-            Metric("private", "MB", "none", 2),
-            Metric("peak", "MB", "none", 2),
+            Metric("growth", "MB", "lower", 2, words="growth of private memory"),
+            Metric("private", "MB", "none", 2, words="private memory"),
+            Metric("peak", "MB", "none", 2, words="peak resident set"),
             Metric("slope", "B/msg", "lower", 1),
-            Metric("queue", "MB", "lower", 2),
+            Metric("queue", "MB", "lower", 2, words="100,000 × slope"),
         ),
     ),
 )

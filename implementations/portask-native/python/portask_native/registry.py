@@ -54,4 +54,12 @@ VARIANTS = (
         capabilities=_NATIVE | {"threads", "processes"},
         requires=_COMPILED,
     ),
+    Entry(
+        "pool",
+        "native-slab",
+        "portask_native._native:SlabPool",
+        "slabs in Rust, views that are lent again and again",
+        capabilities=_NATIVE,
+        requires=_COMPILED,
+    ),
 )

@@ -77,6 +77,21 @@ pub fn head_with(bytes: &[u8; HEADER], limit: u32, allowed: u16) -> Option<Head>
     sound.then_some(found)
 }
 
+/// The 24 bytes of a header.
+pub fn header(head: &Head) -> [u8; HEADER] {
+    let mut bytes = [0; HEADER];
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[4] = VERSION;
+    bytes[5] = head.opcode;
+    bytes[6..8].copy_from_slice(&head.flags.to_le_bytes());
+    bytes[8..12].copy_from_slice(&head.length.to_le_bytes());
+    bytes[12..16].copy_from_slice(&head.correlation.to_le_bytes());
+    bytes[16..20].copy_from_slice(&head.channel.to_le_bytes());
+    let check = crc32c::crc32c(&bytes[..20]);
+    bytes[20..].copy_from_slice(&check.to_le_bytes());
+    bytes
+}
+
 /// What a piece of the stream gave.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -241,16 +256,8 @@ mod tests {
     const LIMIT: u32 = 1 << 20;
 
     fn frame(opcode: u8, correlation: u32, body: &[u8]) -> Vec<u8> {
-        let mut made = b"PORT\x02".to_vec();
-        made.push(opcode);
-        made.extend_from_slice(&0u16.to_le_bytes());
-        made.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        made.extend_from_slice(&correlation.to_le_bytes());
-        made.extend_from_slice(&7u32.to_le_bytes());
-        let check = crc32c::crc32c(&made);
-        made.extend_from_slice(&check.to_le_bytes());
-        made.extend_from_slice(body);
-        made
+        let made = Head { opcode, flags: 0, length: body.len() as u32, correlation, channel: 7 };
+        [&header(&made)[..], body].concat()
     }
 
     type Given = (Vec<(Head, Vec<u8>)>, Option<[u8; HEADER]>);
@@ -315,10 +322,9 @@ mod tests {
         assert_eq!((frames.len(), refused), (1, None));
         assert!(cut(&mut stream, &[&frame(17, 1, &[0; 11])]).1.is_some());
         let mut stream = Stream::new(u32::MAX);
-        let mut large = frame(17, 1, b"");
-        large[8..12].copy_from_slice(&(1u32 << 30).to_le_bytes());
-        let check = crc32c::crc32c(&large[..20]);
-        large[20..].copy_from_slice(&check.to_le_bytes());
+        let head = head(frame(17, 1, b"").first_chunk().unwrap(), 0).unwrap();
+        let length = 1 << 30;
+        let mut large = header(&Head { length, ..head }).to_vec();
         large.extend_from_slice(b"some");
         assert_eq!(cut(&mut stream, &[&large]), (vec![], None));
         assert_eq!(stream.buffered(), 28);

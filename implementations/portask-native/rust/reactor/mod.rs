@@ -32,6 +32,8 @@ mod body;
 #[cfg(feature = "python")]
 mod frames;
 #[cfg(feature = "python")]
+mod output;
+#[cfg(feature = "python")]
 mod python;
 
 #[cfg(feature = "python")]

@@ -3,18 +3,17 @@
 use super::frames::{frames, refused, Framer};
 use super::framing::HELLO_LIMIT;
 use super::idle::{Idle, Waiting};
+use super::output::Output;
 use super::sockets::{Peer, Sockets};
 use super::unsent::{HIGH, LOW};
-use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::PyList;
 use rustix::event::EventfdFlags;
 use rustix::fd::{FromRawFd, OwnedFd, RawFd};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -310,22 +309,22 @@ impl State {
 
     /// Takes the outputs and writes them.
     fn send(&mut self, py: Python<'_>, places: &[u32]) -> PyResult<()> {
-        let mut parts = Vec::with_capacity(16);
+        let mut output = Output::default();
         let mut ends = Vec::with_capacity(places.len());
         for &place in places {
             let Some(tag) = self.sockets.peer(place).and_then(|peer| peer.tag.as_ref()) else {
                 continue;
             };
-            let output = tag.output.bind(py);
-            if !output.is_empty() {
-                for piece in output.iter() {
-                    parts.push(Part::new(piece)?);
+            let frames = tag.output.bind(py);
+            if !frames.is_empty() {
+                for frame in frames.iter() {
+                    output.add(&frame)?;
                 }
-                output.del_slice(0, output.len())?;
-                ends.push((place, parts.len()));
+                frames.del_slice(0, frames.len())?;
+                ends.push((place, output.pieces.len()));
             }
         }
-        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| part.slice(py)).collect();
+        let slices = output.slices(py);
         let sockets = &mut self.sockets;
         py.detach(|| {
             let mut start = 0;
@@ -378,39 +377,6 @@ impl State {
             self.engine.bind(py).call_method1(method, (object,))?;
         }
         Ok(())
-    }
-}
-
-/// A piece of output, kept as it is until it is written.
-enum Part {
-    Bytes(Py<PyBytes>),
-    Buffer(PyBuffer<u8>),
-}
-
-impl Part {
-    fn new(piece: Bound<'_, PyAny>) -> PyResult<Self> {
-        match piece.cast_into_exact::<PyBytes>() {
-            Ok(bytes) => Ok(Part::Bytes(bytes.unbind())),
-            Err(other) => {
-                let buffer = PyBuffer::get(&other.into_inner())?;
-                if buffer.is_c_contiguous() {
-                    Ok(Part::Buffer(buffer))
-                } else {
-                    Err(PyTypeError::new_err("output must be contiguous"))
-                }
-            }
-        }
-    }
-
-    fn slice(&self, py: Python<'_>) -> IoSlice<'_> {
-        IoSlice::new(match self {
-            Part::Bytes(bytes) => bytes.as_bytes(py),
-            // SAFETY: the buffer is contiguous and locked for as long as this lives, and nobody writes to what is
-            // queued for output: `portask.wire.connection.Connection.send` asks that of its callers.
-            Part::Buffer(buffer) => unsafe {
-                std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes())
-            },
-        })
     }
 }
 

@@ -1,8 +1,10 @@
-//! How a consumer waits and a producer wakes it, without a lock and without a system call while nobody sleeps.
+//! How a consumer waits and a producer wakes it, without a lock and without a system call while nobody
+//! sleeps.
 //!
-//! **What must hold.** A consumer never sleeps while there is something to take. The danger is that it looks and
-//! finds nothing, the producer publishes and sees nobody asleep, and then the consumer falls asleep. So each side
-//! first says what it did and then looks at what the other did, with a sequentially consistent fence between the two:
+//! **What must hold.** A consumer never sleeps while there is something to take. The danger is that it looks
+//! and finds nothing, the producer publishes and sees nobody asleep, and then the consumer falls asleep. So
+//! each side first says what it did and then looks at what the other did, with a sequentially consistent
+//! fence between the two:
 //!
 //! ```text
 //! producer                     consumer
@@ -11,21 +13,23 @@
 //!   does anybody sleep?          is there something?
 //! ```
 //!
-//! Whichever fence comes second in the one order of all fences, its side sees what the other said: they cannot both
-//! look too early. Release and acquire alone would not do: they let a load overtake an earlier store to another
-//! place, which is this very mistake, and so does every x86.
+//! Whichever fence comes second in the one order of all fences, its side sees what the other said: they
+//! cannot both look too early. Release and acquire alone would not do: they let a load overtake an earlier
+//! store to another place, which is this very mistake, and so does every x86.
 //!
-//! **One word.** Its lowest bit says that somebody sleeps or is about to; the other 31 count the rings. The producer
-//! that finds the bit set clears it and counts, in one step, and wakes everybody: for the next record it need not
-//! call the kernel again. The kernel lets nobody fall asleep on a word that has changed, and the count makes it change
-//! also for a second consumer that had set the bit already.
+//! **One word.** Its lowest bit says that somebody sleeps or is about to; the other 31 count the rings. The
+//! producer that finds the bit set clears it and counts, in one step, and wakes everybody: for the next
+//! record it need not call the kernel again. The kernel lets nobody fall asleep on a word that has changed,
+//! and the count makes it change also for a second consumer that had set the bit already.
 //!
-//! **Who dies when.** A consumer that is killed while it sleeps leaves the bit: the next record costs one needless
-//! system call. A producer that is killed between publishing and waking leaves a sleeper behind, which is why nobody
-//! sleeps longer than a [`NAP`] without looking.
+//! **Who dies when.** A consumer that is killed while it sleeps leaves the bit: the next record costs one
+//! needless system call. A producer that is killed between publishing and waking leaves a sleeper behind,
+//! which is why nobody sleeps longer than a [`NAP`] without looking.
 
 use super::sync::{fence, Futex, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(loom))]
+use std::time::Instant;
 
 /// The longest that a consumer sleeps without looking.
 pub const NAP: Duration = Duration::from_millis(20);
@@ -65,8 +69,8 @@ impl Bell {
         ready()
     }
 
-    /// Waits until it is `ready`, and no longer than to `end`: spins up to `spin`, which burns one core, then sleeps.
-    /// Returns whether it is.
+    /// Waits until it is `ready`, and no longer than to `end`: spins up to `spin`, which burns one core, then
+    /// sleeps. Returns whether it is.
     #[cfg(not(loom))]
     pub fn wait(&self, spin: Instant, end: Instant, ready: impl Fn() -> bool) -> bool {
         /// How often it looks before it asks what time it is.

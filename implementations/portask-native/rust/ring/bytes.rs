@@ -1,35 +1,37 @@
-//! A bounded FIFO of byte records in one block of memory, between one producer and one consumer: the ring in shared
-//! memory, without the memory.
+//! A bounded FIFO of byte records in one block of memory, between one producer and one consumer: the ring in
+//! shared memory, without the memory.
 //!
-//! **Layout.** [`Indexes`], each word in cache lines of its own, then the data area: `capacity` bytes and a margin for
-//! one record. A record is its length as a native 64-bit word, unaligned, and its bytes: exactly [`OVERHEAD`] more
-//! than itself.
+//! **Layout.** [`Indexes`], each word in cache lines of its own, then the data area: `capacity` bytes and a
+//! margin for one record. A record is its length as a native 64-bit word, unaligned, and its bytes: exactly
+//! [`OVERHEAD`] more than itself.
 //!
-//! **Two counters that only grow.** `put` counts the bytes ever put and is written by the producer only, `got` those
-//! ever taken and is written by the consumer only. `put - got` bytes are in use; equal means empty, and no byte is lost
-//! to tell full from empty. A position is `counter % capacity`. At 1 GB/s a counter lasts 584 years.
+//! **Two counters that only grow.** `put` counts the bytes ever put and is written by the producer only,
+//! `got` those ever taken and is written by the consumer only. `put - got` bytes are in use; equal means
+//! empty, and no byte is lost to tell full from empty. A position is `counter % capacity`. At 1 GB/s a
+//! counter lasts 584 years.
 //!
-//! **No record is ever split.** One that starts before the end of the data area may run over it, into the margin. The
-//! next one then starts as far behind the beginning as the other ran over. The bytes that it skips there and those in
-//! the margin have the same counter values, so `put - got <= capacity` protects both, and neither padding nor a wrap
-//! marker is needed: the ring is full when its capacity is used, to the byte.
+//! **No record is ever split.** One that starts before the end of the data area may run over it, into the
+//! margin. The next one then starts as far behind the beginning as the other ran over. The bytes that it
+//! skips there and those in the margin have the same counter values, so `put - got <= capacity` protects
+//! both, and neither padding nor a wrap marker is needed: the ring is full when its capacity is used, to the
+//! byte.
 //!
-//! **Order.** The producer writes records, then stores `put` with release; the consumer loads `put` with acquire, then
-//! reads. So what it sees published is there in full. The consumer reads, then stores `got` with release; the producer
-//! loads `got` with acquire, then overwrites. So nothing is overwritten that is still being read. Without the first
-//! pair a consumer may read bytes of a lap ago, without the second a record may change while it is copied out; x86
-//! would forgive the lack of both, but not the compiler, and ARM neither. Nothing else is shared: the bytes themselves
-//! are plain memory, always one side's.
+//! **Order.** The producer writes records, then stores `put` with release; the consumer loads `put` with
+//! acquire, then reads. So what it sees published is there in full. The consumer reads, then stores `got`
+//! with release; the producer loads `got` with acquire, then overwrites. So nothing is overwritten that is
+//! still being read. Without the first pair a consumer may read bytes of a lap ago, without the second a
+//! record may change while it is copied out; x86 would forgive the lack of both, but not the compiler, and
+//! ARM neither. Nothing else is shared: the bytes themselves are plain memory, always one side's.
 //!
-//! **What was not published does not exist.** A producer that gives up or is killed half-way leaves no trace; whoever
-//! produces next starts at `put` and overwrites what it left. A consumer that is killed before it stored `got` leaves
-//! its last batch to its successor: again, not lost. All state is in the memory but for [`Cache`], which only saves
-//! looks at the other side's counter and a division: whoever has an outdated one finds out, because the counter that
-//! it belongs to has moved on.
+//! **What was not published does not exist.** A producer that gives up or is killed half-way leaves no trace;
+//! whoever produces next starts at `put` and overwrites what it left. A consumer that is killed before it
+//! stored `got` leaves its last batch to its successor: again, not lost. All state is in the memory but for
+//! [`Cache`], which only saves looks at the other side's counter and a division: whoever has an outdated one
+//! finds out, because the counter that it belongs to has moved on.
 //!
-//! **Trust.** Indexes and lengths may be those of another process. Whatever they say, no byte outside of the data area
-//! is touched: positions are taken modulo the capacity, and a length above the largest record, or beyond what is
-//! published, is [`Fault::Overwritten`].
+//! **Trust.** Indexes and lengths may be those of another process. Whatever they say, no byte outside of the
+//! data area is touched: positions are taken modulo the capacity, and a length above the largest record, or
+//! beyond what is published, is [`Fault::Overwritten`].
 
 use super::bell::Bell;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
@@ -49,7 +51,8 @@ pub const fn area(capacity: usize) -> usize {
     capacity + OVERHEAD + largest(capacity)
 }
 
-/// Two cache lines, because processors fetch them in pairs: what one side writes does not slow down the other.
+/// Two cache lines, because processors fetch them in pairs: what one side writes does not slow down the
+/// other.
 #[repr(C, align(128))]
 #[derive(Default)]
 pub struct Apart<T>(pub T);
@@ -115,7 +118,8 @@ pub enum Fault {
     Overwritten(u64, u64),
 }
 
-/// The ring. Its two sides are [`Writer`] and [`Reader`]; the caller sees to it that there is one of each at a time.
+/// The ring. Its two sides are [`Writer`] and [`Reader`]; the caller sees to it that there is one of each at
+/// a time.
 pub struct ByteRing<M> {
     memory: M,
     capacity: usize,
@@ -219,7 +223,8 @@ impl<M: Memory> ByteRing<M> {
     }
 }
 
-/// The producer's turn: records that are written and not yet published. Dropping it leaves the ring as it was.
+/// The producer's turn: records that are written and not yet published. Dropping it leaves the ring as it
+/// was.
 pub struct Writer<'a, M> {
     ring: &'a ByteRing<M>,
     cache: &'a mut Cache,
@@ -249,9 +254,9 @@ impl<M: Memory> Writer<'_, M> {
         if !self.has_room(cost) {
             return Ok(false);
         }
-        // SAFETY: the position is below the capacity and the record not larger than the margin allows. No consumer
-        // reads here before `publish`, nor any more since it gave these bytes back (`has_room` acquired that); and
-        // there is one producer.
+        // SAFETY: the position is below the capacity and the record not larger than the margin allows. No
+        // consumer reads here before `publish`, nor any more since it gave these bytes back (`has_room`
+        // acquired that); and there is one producer.
         unsafe {
             self.ring.memory.write(self.at, &(record.len() as u64).to_ne_bytes());
             self.ring.memory.write(self.at + OVERHEAD, record);
@@ -266,7 +271,7 @@ impl<M: Memory> Writer<'_, M> {
 
     fn has_room(&mut self, cost: usize) -> bool {
         let capacity = self.ring.capacity as u64;
-        let free = |got: u64| capacity.checked_sub(self.put.wrapping_sub(got)).unwrap_or_default();
+        let free = |got: u64| capacity.saturating_sub(self.put.wrapping_sub(got));
         if free(self.cache.other) < cost as u64 {
             self.cache.other = self.ring.memory.indexes().got.0.load(Ordering::Acquire);
         }
@@ -301,15 +306,16 @@ impl<M: Memory> Reader<'_, M> {
             return Ok(None);
         }
         let mut length = [0; OVERHEAD];
-        // SAFETY: the position is below the capacity and the margin larger than a length. The bytes are published
-        // (acquired with `put`), and the producer leaves them alone until `take`.
+        // SAFETY: the position is below the capacity and the margin larger than a length. The bytes are
+        // published (acquired with `put`), and the producer leaves them alone until `take`.
         unsafe { self.ring.memory.read(self.at, OVERHEAD, |bytes| length.copy_from_slice(bytes)) };
         let length = u64::from_ne_bytes(length);
         if length > largest(self.ring.capacity) as u64 || OVERHEAD + length as usize > self.left {
             return Err(Fault::Overwritten(length, self.got));
         }
         let cost = OVERHEAD + length as usize;
-        // SAFETY: as above; the length was just found to end before what is published does, and inside of the margin.
+        // SAFETY: as above; the length was just found to end before what is published does, and inside of the
+        // margin.
         let shown = unsafe { self.ring.memory.read(self.at + OVERHEAD, length as usize, look) };
         self.got = self.got.wrapping_add(cost as u64);
         self.left -= cost;

@@ -1,14 +1,14 @@
-//! A bounded queue of values between any number of producers and consumers, on crossbeam's [`SegQueue`]; bounded by
-//! what they cost.
+//! A bounded queue of values between any number of producers and consumers, on crossbeam's [`SegQueue`];
+//! bounded by what they cost.
 //!
-//! **Room is reserved before a value is pushed and released after it was popped.** One word holds what is reserved, so
-//! that reserving is one exchange and no number of producers overshoots. The queue itself need not be bounded, and
-//! grows and shrinks in blocks with what is inside.
+//! **Room is reserved before a value is pushed and released after it was popped.** One word holds what is
+//! reserved, so that reserving is one exchange and no number of producers overshoots. The queue itself need
+//! not be bounded, and grows and shrinks in blocks with what is inside.
 //!
-//! **Closing is a bit of the same word.** A producer that reserved before the bit was set has its value counted; one
-//! that comes later is refused. So "closed, and nothing reserved" means that nothing is inside and nothing will come,
-//! while "closed, and the queue is empty" would not: a producer may be between reserving and pushing, and its value,
-//! accepted, would be lost.
+//! **Closing is a bit of the same word.** A producer that reserved before the bit was set has its value
+//! counted; one that comes later is refused. So "closed, and nothing reserved" means that nothing is inside
+//! and nothing will come, while "closed, and the queue is empty" would not: a producer may be between
+//! reserving and pushing, and its value, accepted, would be lost.
 
 use super::bell::Bell;
 use super::sync::{AtomicU64, Ordering};
@@ -31,8 +31,8 @@ impl Budget {
         Self { word: AtomicU64::new(0), capacity: capacity as u64 }
     }
 
-    /// Reserves what `offer` asks for when it is told how much is free: all of a batch, or as much of it as fits.
-    /// `offer` may be asked again when others were faster.
+    /// Reserves what `offer` asks for when it is told how much is free: all of a batch, or as much of it as
+    /// fits. `offer` may be asked again when others were faster.
     ///
     /// # Errors
     /// [`Closed`].
@@ -176,7 +176,8 @@ mod tests {
         queue.push(std::iter::once(record));
     }
 
-    /// Nothing is lost or doubled, each producer's values come in its order, and every consumer hears the end.
+    /// Nothing is lost or doubled, each producer's values come in its order, and every consumer hears the
+    /// end.
     #[test]
     fn many_threads() {
         const EACH: usize = 50_000;

@@ -1,18 +1,19 @@
 //! Memory that two processes map, and the name by which the second one finds it.
 //!
-//! **Memory without a file system.** A memfd (memfd_create(2)) is memory with a descriptor: it needs no `/dev/shm`,
-//! which is 64 MB in many containers, and leaves nothing behind. Its name is where the maker's descriptor stands,
-//! `portask-ring-<process>-<descriptor>-<token>`, and is opened through `/proc`. So the name lives exactly as long
-//! as the maker's descriptor: `close()` removes it, the end of the maker's handle removes it, and so does SIGKILL, for
-//! the kernel closes the descriptors of the dead. No helper process must clean up. The memory itself lives as long as
-//! anybody maps it. Whoever may read the maker's `/proc/<process>/fd` may attach: the same user, or root.
+//! **Memory without a file system.** A memfd (memfd_create(2)) is memory with a descriptor: it needs no
+//! `/dev/shm`, which is 64 MB in many containers, and leaves nothing behind. Its name is where the maker's
+//! descriptor stands, `portask-ring-<process>-<descriptor>-<token>`, and is opened through `/proc`. So the
+//! name lives exactly as long as the maker's descriptor: `close()` removes it, the end of the maker's handle
+//! removes it, and so does SIGKILL, for the kernel closes the descriptors of the dead. No helper process must
+//! clean up. The memory itself lives as long as anybody maps it. Whoever may read the maker's
+//! `/proc/<process>/fd` may attach: the same user, or root.
 //!
-//! **Sealed.** The size is sealed before anybody can know the name, and looked at when attaching. So no peer can
-//! cut the memory short, which would end a process that reads it with SIGBUS. It is allocated at once, so that a
-//! machine without room says so here and not later.
+//! **Sealed.** The size is sealed before anybody can know the name, and looked at when attaching. So no peer
+//! can cut the memory short, which would end a process that reads it with SIGBUS. It is allocated at once, so
+//! that a machine without room says so here and not later.
 //!
-//! **Validated.** Processes and descriptors are numbered anew: the token, 64 random bits, stands in the name, in the
-//! memfd's own name and in the memory, and must agree, as must magic, version, capacity and size.
+//! **Validated.** Processes and descriptors are numbered anew: the token, 64 random bits, stands in the name,
+//! in the memfd's own name and in the memory, and must agree, as must magic, version, capacity and size.
 
 use super::bytes::{self, Indexes, Memory};
 use memmap2::{MmapOptions, MmapRaw};
@@ -40,7 +41,7 @@ struct Head {
 
 const INDEXES_AT: usize = 128;
 const DATA_AT: usize = INDEXES_AT + size_of::<Indexes>();
-const _: () = assert!(size_of::<Head>() <= INDEXES_AT && INDEXES_AT % align_of::<Indexes>() == 0);
+const _: () = assert!(size_of::<Head>() <= INDEXES_AT && INDEXES_AT.is_multiple_of(align_of::<Indexes>()));
 
 /// Bytes of memory that a ring of `capacity` bytes needs.
 pub fn size(capacity: usize) -> usize {
@@ -100,7 +101,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// New memory for a ring of `capacity` bytes, its name, and the descriptor that the name lasts as long as.
+    /// New memory for a ring of `capacity` bytes, its name, and the descriptor that the name lasts as long
+    /// as.
     ///
     /// # Errors
     /// There is not as much memory, or no descriptor left.
@@ -125,8 +127,8 @@ impl Shared {
             capacity: capacity as u64,
             token,
         };
-        // SAFETY: the mapping is longer than a head and page-aligned, and nobody else knows of it. The indexes behind
-        // it are zero as they must be: a memfd is born so.
+        // SAFETY: the mapping is longer than a head and page-aligned, and nobody else knows of it. The
+        // indexes behind it are zero as they must be: a memfd is born so.
         unsafe { memory.map.as_mut_ptr().cast::<Head>().write(head) };
         let name = Name { process: std::process::id(), descriptor: file.as_raw_fd() as u32, token };
         Ok((memory, name, file.into()))
@@ -156,7 +158,8 @@ impl Shared {
             return Err(Refusal::NoRing("it is too short"));
         }
         let mut memory = Self::map(&file, length, bytes::MIN_CAPACITY).map_err(Refusal::System)?;
-        // SAFETY: the mapping is longer than a head and page-aligned; the maker wrote it before it told the name.
+        // SAFETY: the mapping is longer than a head and page-aligned; the maker wrote it before it told the
+        // name.
         let head = unsafe { memory.map.as_ptr().cast::<Head>().read() };
         let capacity = head.capacity as usize;
         if head.magic != MAGIC || head.token != name.token {
@@ -191,8 +194,8 @@ fn available_memory() -> u64 {
 
 impl Memory for Shared {
     fn indexes(&self) -> &Indexes {
-        // SAFETY: it lies inside of the mapping, which is page-aligned and lives as long as `self`. Any bytes are
-        // valid atomics, and everybody accesses them as such.
+        // SAFETY: it lies inside of the mapping, which is page-aligned and lives as long as `self`. Any bytes
+        // are valid atomics, and everybody accesses them as such.
         unsafe { &*self.map.as_ptr().add(INDEXES_AT).cast::<Indexes>() }
     }
 

@@ -1,11 +1,13 @@
-//! A bounded queue of values between one producer and one consumer, on [`rtrb`]'s ring; bounded by what they cost.
+//! A bounded queue of values between one producer and one consumer, on [`rtrb`]'s ring; bounded by what they
+//! cost.
 //!
-//! Values cross by reference: what a record costs is accounted for, not copied. Two counters do the accounting, as in
-//! the reference ring. `put` is written by the producer only, `got` by the consumer only, and the difference is what
-//! the queue holds. Each is stored after its step, so an old look at the consumer's can only make the queue seem fuller
-//! than it is: the producer never overshoots. Room in bytes is room in slots, for there are as many as records of the
-//! least cost fit, and the consumer gives back a slot before its bytes. Bytes in use are values that can be taken, but one
-//! who looks while a value is on its way may see it taken before it was put: he is told zero.
+//! Values cross by reference: what a record costs is accounted for, not copied. Two counters do the
+//! accounting, as in the reference ring. `put` is written by the producer only, `got` by the consumer only,
+//! and the difference is what the queue holds. Each is stored after its step, so an old look at the
+//! consumer's can only make the queue seem fuller than it is: the producer never overshoots. Room in bytes is
+//! room in slots, for there are as many as records of the least cost fit, and the consumer gives back a slot
+//! before its bytes. Bytes in use are values that can be taken, but one who looks while a value is on its way
+//! may see it taken before it was put: he is told zero.
 
 use super::bell::Bell;
 use super::bytes::{Apart, OVERHEAD};
@@ -67,8 +69,8 @@ pub struct Receiver<T> {
     got: u64,
 }
 
-/// A queue for values that cost at most `capacity` together, and each at least [`OVERHEAD`]; `None` when there is no
-/// memory for as many.
+/// A queue for values that cost at most `capacity` together, and each at least [`OVERHEAD`]; `None` when
+/// there is no memory for as many.
 pub fn queue<T>(capacity: usize) -> Option<(Sender<T>, Receiver<T>, Arc<Account>)> {
     let slots = capacity / OVERHEAD;
     Vec::<(T, usize)>::new().try_reserve_exact(slots).ok()?; // what comes next would end the process

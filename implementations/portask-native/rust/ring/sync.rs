@@ -1,4 +1,5 @@
-//! Atomics and the futex: the standard library's and the kernel's, or loom's models of them under `--cfg loom`.
+//! Atomics and the futex: the standard library's and the kernel's, or loom's models of them under `--cfg
+//! loom`.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
@@ -6,7 +7,8 @@ pub use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 pub use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A word that threads can sleep on, also threads of several processes when it lies in shared memory (futex(2)).
+/// A word that threads can sleep on, also threads of several processes when it lies in shared memory
+/// (futex(2)).
 #[repr(transparent)]
 #[cfg(not(loom))]
 #[derive(Default)]
@@ -21,7 +23,8 @@ impl Futex {
     pub fn sleep(&self, expected: u32, nap: Duration) {
         use rustix::thread::futex::{wait, Flags, Timespec};
         let nap = Timespec { tv_sec: nap.as_secs() as i64, tv_nsec: nap.subsec_nanos().into() };
-        // Every outcome is one for the caller to look again: woken, changed before it slept, a signal, time is up.
+        // Every outcome is one for the caller to look again: woken, changed before it slept, a signal, time
+        // is up.
         let _ = wait(&self.word, Flags::empty(), expected, Some(&nap));
     }
 
@@ -43,7 +46,8 @@ pub struct Futex {
 
 #[cfg(loom)]
 impl Futex {
-    /// Sleeps unless the word is no longer `expected`. For good, if nobody wakes it: loom reports that as a deadlock.
+    /// Sleeps unless the word is no longer `expected`. For good, if nobody wakes it: loom reports that as a
+    /// deadlock.
     pub fn sleep(&self, expected: u32, _nap: Duration) {
         let guard = self.sleepers.0.lock().unwrap();
         if self.word.load(Ordering::Relaxed) == expected {

@@ -1,5 +1,5 @@
-//! The ring against a deque, between two threads, and under loom: no order of two sides' steps shows a record that
-//! was not published, or changes one that is being read.
+//! The ring against a deque, between two threads, and under loom: no order of two sides' steps shows a record
+//! that was not published, or changes one that is being read.
 
 use super::*;
 
@@ -49,7 +49,8 @@ impl Memory for Bytes {
 
 fn ring(capacity: usize) -> ByteRing<Bytes> {
     let data = (0..area(capacity)).map(|_| 0xdb.into()).collect();
-    // SAFETY: the data area has the size that it must have; each test has one writer and one reader at a time.
+    // SAFETY: the data area has the size that it must have; each test has one writer and one reader at a
+    // time.
     unsafe { ByteRing::new(Bytes { indexes: Indexes::default(), data }, capacity) }
 }
 
@@ -177,7 +178,8 @@ mod plain {
             }
         }
 
-        /// Whatever stands in the memory, reading it ends in records or in a fault, never outside of the data area.
+        /// Whatever stands in the memory, reading it ends in records or in a fault, never outside of the data
+        /// area.
         #[test]
         fn garbage_is_found_out_or_harmless(
             put in any::<u64>(), ahead in -100_i64..=200, bytes in prop::collection::vec(any::<u8>(), 64 + 8 + 8),
@@ -267,7 +269,8 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// A producer puts batches, waiting for room; a consumer takes them: in order, whole, once, and it is woken.
+    /// A producer puts batches, waiting for room; a consumer takes them: in order, whole, once, and it is
+    /// woken.
     fn handed_over(capacity: usize, batches: &'static [&'static [&'static [u8]]], limit: usize) {
         loom::model(move || {
             let ring = Arc::new(ring(capacity));

@@ -1,4 +1,5 @@
-//! A batch of records as one Python list that nobody else knows, so that a whole batch crosses as one reference.
+//! A batch of records as one Python list that nobody else knows, so that a whole batch crosses as one
+//! reference.
 
 use super::{bytes_of, never_fits};
 use crate::ring::bytes::{largest, OVERHEAD};
@@ -8,8 +9,8 @@ use pyo3::types::{PyBytes, PyList};
 
 /// A list of ours alone, whose every item is exactly ``bytes``, in order, and what the items cost.
 ///
-/// It is hidden from the garbage collector, which would look at every item of thousands of waiting lists again and again
-/// to find that bytes are in no cycle.
+/// It is hidden from the garbage collector, which would look at every item of thousands of waiting lists
+/// again and again to find that bytes are in no cycle.
 pub struct Batch {
     list: Py<PyList>,
     /// Records before this one were taken.
@@ -31,8 +32,8 @@ impl Batch {
         let len = list.len();
         let mut cost = OVERHEAD * len;
         for index in 0..len {
-            // SAFETY: the index is below the length, and the list is ours: the item stays in it for as long as it is
-            // borrowed here.
+            // SAFETY: the index is below the length, and the list is ours: the item stays in it for as long
+            // as it is borrowed here.
             let item = unsafe { Borrowed::from_ptr(py, ffi::PyList_GetItem(list.as_ptr(), index as isize)) };
             let length = match item.cast_exact::<PyBytes>() {
                 Ok(bytes) => length(bytes.as_ptr()),
@@ -48,7 +49,8 @@ impl Batch {
             }
             cost += length;
         }
-        // SAFETY: a list that was just made is tracked. `into_list` tracks it again; freeing it needs neither.
+        // SAFETY: a list that was just made is tracked. `into_list` tracks it again; freeing it needs
+        // neither.
         unsafe { ffi::PyObject_GC_UnTrack(list.as_ptr().cast()) };
         Ok(Self { list: list.unbind(), at: 0, len, cost })
     }
@@ -117,7 +119,8 @@ impl Batch {
         Ok(records)
     }
 
-    /// Taken records must not live as long as the batch. Half of it at a time: a record is moved once on average.
+    /// Taken records must not live as long as the batch. Half of it at a time: a record is moved once on
+    /// average.
     fn forget_taken(&mut self, py: Python<'_>) -> PyResult<()> {
         if self.at * 2 >= self.len {
             self.list.bind(py).del_slice(0, self.at)?;

@@ -1,7 +1,8 @@
 //! The rings as Python sees them, and what they share: errors, records, waiting.
 //!
-//! A ring is one object for both sides, so each side stands in a lock of its own. The contract allows one producer and
-//! one consumer, so nobody ever waits for it: who finds it taken is a second producer, or a second consumer, and is told.
+//! A ring is one object for both sides, so each side stands in a lock of its own. The contract allows one
+//! producer and one consumer, so nobody ever waits for it: who finds it taken is a second producer, or a
+//! second consumer, and is told.
 
 mod batch;
 mod mpmc;
@@ -100,13 +101,12 @@ fn with_bytes<R>(record: &Bound<'_, PyAny>, look: impl FnOnce(&[u8]) -> R) -> Py
         return Ok(look(copy.cast::<PyBytes>()?.as_bytes()));
     }
     let length = buffer.len_bytes();
-    // SAFETY: the buffer is contiguous and held until the end of this function. Nothing that runs meanwhile calls into
-    // Python, so that with the interpreter lock held nobody writes into it.
-    let bytes = if length == 0 {
-        &[]
-    } else {
-        unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), length) }
-    };
+    if length == 0 {
+        return Ok(look(&[]));
+    }
+    // SAFETY: the buffer is contiguous and held until the end of this function. Nothing that runs meanwhile
+    // calls into Python, so that with the interpreter lock held nobody writes into it.
+    let bytes = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), length) };
     Ok(look(bytes))
 }
 
@@ -124,7 +124,8 @@ fn for_each<'py>(
     }
 }
 
-/// Waits without the interpreter until it is `ready`, for `timeout` seconds at most, of which it spins `spin`.
+/// Waits without the interpreter until it is `ready`, for `timeout` seconds at most, of which it spins
+/// `spin`.
 fn wait(
     py: Python<'_>,
     bell: &Bell,

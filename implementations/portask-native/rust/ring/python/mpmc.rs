@@ -10,8 +10,8 @@ use pyo3::types::{PyBytes, PyList};
 /// A bounded FIFO of byte records between any number of threads, on the crossbeam crate; `Ring`, `BatchRing`,
 /// `WaitingRing`.
 ///
-/// ``bytes`` cross as they are, by reference; of other buffers a copy is made. The records of one producer keep their
-/// order. Those of one `put_many` may have others' between them.
+/// ``bytes`` cross as they are, by reference; of other buffers a copy is made. The records of one producer
+/// keep their order. Those of one `put_many` may have others' between them.
 ///
 /// Args:
 ///     capacity: In bytes, overhead included; at least 64. Memory is taken as records need it.

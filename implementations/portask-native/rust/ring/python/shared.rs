@@ -11,11 +11,13 @@ use pyo3::types::{PyBytes, PyList, PyType};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
-/// A bounded FIFO of byte records between two processes (or threads); `Ring`, `BatchRing`, `SharedRing`, `WaitingRing`.
+/// A bounded FIFO of byte records between two processes (or threads); `Ring`, `BatchRing`, `SharedRing`,
+/// `WaitingRing`.
 ///
-/// Records are copied through memory that both map. It needs no `/dev/shm`, and nothing remains of it: the name ends
-/// with the maker's `close()`, handle or process, however that ends; the memory with the last handle. A side that is
-/// killed leaves what was published whole, and what was not taken. Its successor attaches by the same name.
+/// Records are copied through memory that both map. It needs no `/dev/shm`, and nothing remains of it: the
+/// name ends with the maker's `close()`, handle or process, however that ends; the memory with the last
+/// handle. A side that is killed leaves what was published whole, and what was not taken. Its successor
+/// attaches by the same name.
 ///
 /// Args:
 ///     capacity: In bytes, overhead included; at least 64. The memory is allocated at once.
@@ -36,8 +38,9 @@ impl SharedRing {
     fn of(name: Name, memory: Shared, capacity: usize, maker: Option<OwnedFd>) -> Self {
         Self {
             name: name.to_string(),
-            // SAFETY: the memory was made for, or validated to have, this capacity. That there is one producer and
-            // one consumer is the contract, which this process's locks cannot keep for others; see `bytes`, "Trust".
+            // SAFETY: the memory was made for, or validated to have, this capacity. That there is one
+            // producer and one consumer is the contract, which this process's locks cannot keep for others;
+            // see `bytes`, "Trust".
             ring: unsafe { ByteRing::new(memory, capacity) },
             producer: Mutex::default(),
             consumer: Mutex::default(),

@@ -39,12 +39,12 @@ impl Consumer {
 
 /// A bounded FIFO of byte records between two threads, on the rtrb crate; `Ring`, `BatchRing`, `WaitingRing`.
 ///
-/// ``bytes`` cross as they are, by reference; of other buffers a copy is made. What `put_many` puts crosses as one list,
-/// which `get_many` hands out whole where the limit allows it.
+/// ``bytes`` cross as they are, by reference; of other buffers a copy is made. What `put_many` puts crosses
+/// as one list, which `get_many` hands out whole where the limit allows it.
 ///
 /// Args:
-///     capacity: In bytes, overhead included; at least 64. Twice as much address space is reserved for slots; the memory
-///         comes as they are first used.
+///     capacity: In bytes, overhead included; at least 64. Twice as much address space is reserved for slots;
+///         the memory comes as they are first used.
 ///
 /// Raises:
 ///     RingError: there is not as much memory.

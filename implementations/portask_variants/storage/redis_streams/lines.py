@@ -1,0 +1,191 @@
+"""One partition on its way to the server: appends that wait, and the write that is under way.
+
+A write is one call of the append script with all that waited, neighbours joined. It keeps its number until it is
+answered, so it may be sent any number of times and is stored once (`scripts.APPEND`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from portask.contracts import COALESCE_WINDOW_US, Appended
+from portask.errors import AlreadyStored, Fenced, OutOfSequence, PortaskError
+from portask.messages import Buffer, TopicPartition
+from portask.storage.gathering import Finish, gather
+from portask.wire import batches
+from portask_variants.storage.redis_streams import scripts
+from portask_variants.storage.redis_streams.keys import PartitionKeys
+from portask_variants.storage.redis_streams.link import Command
+from portask_variants.storage.redis_streams.outcomes import Call
+
+Append = tuple[bytes, int, int, int, bytes, Appended]
+"""The batch, stamped with its place in the line and its append time; the place, records, the time; its producer's words
+for the script, or nothing; whom to tell."""
+
+REMEMBER_MS = 600_000
+"""How long the server remembers a broker's last write to a partition: much longer than any retry."""
+ENTRY = 64 << 10
+"""Bytes that an entry is taken to have before some were read."""
+
+
+class Line:
+    """What this broker has of one partition. The upper half is the broker's thread's, the lower half the loop's.
+
+    Attributes:
+        pending: Appends since the last commit.
+        place: Records that were ever appended here: numbers what is under way, whatever its offsets will be.
+        waiting: Appends that were not called back; ``settled``: those that were.
+        first: The oldest offset, as far as is known here; likewise the next two.
+        next: The next one.
+        size: Bytes stored.
+        queue: Appends that no write has yet, with the time when they are given up.
+        write: The one under way.
+        not_before: When the write may be tried again.
+        number: Of the last write.
+        entry: Bytes that an entry has, about, as those that were read last.
+    """
+
+    __slots__ = (
+        "entry",
+        "first",
+        "key",
+        "keys",
+        "next",
+        "not_before",
+        "number",
+        "pending",
+        "place",
+        "queue",
+        "settled",
+        "size",
+        "waiting",
+        "write",
+    )
+
+    def __init__(self, key: TopicPartition, keys: PartitionKeys) -> None:
+        self.key = key
+        self.keys = keys
+        self.pending: list[Append] = []
+        self.place = 0
+        self.waiting = self.settled = 0
+        self.first = self.next = self.size = 0
+        self.queue: deque[tuple[Append, float]] = deque()
+        self.write: Write | None = None
+        self.not_before = 0.0
+        self.number = 0
+        self.entry = ENTRY
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to write."""
+        return self.write is not None or bool(self.queue)
+
+    def next_write(self, most: int, target: int, finish: Finish | None) -> Write:
+        """The write to send now: the one that failed, or a new one.
+
+        Args:
+            most: Bytes after which no more appends are taken into it.
+            target: Bytes up to which neighbours are joined.
+            finish: Applied to joined batches.
+        """
+        if self.write is None:
+            queue = self.queue
+            appends: list[Append] = []
+            deadline = queue[0][1]
+            while queue and most > 0:
+                append, _ = queue.popleft()
+                appends.append(append)
+                most -= len(append[0])
+            self.number += 1
+            self.write = Write(self, appends, deadline, target, finish)
+        return self.write
+
+
+class Write:
+    """One call of the append script.
+
+    Attributes:
+        deadline: Loop time at which it is given up.
+        command: What is sent.
+        size: Bytes of batches as they are sent.
+        given: As they came.
+        attempts: So far.
+        reason: Why the last one failed that says more than that its time was over.
+    """
+
+    __slots__ = ("_appends", "_ends", "attempts", "command", "deadline", "given", "line", "reason", "size")
+
+    def __init__(
+        self, line: Line, appends: list[Append], deadline: float, target: int, finish: Finish | None
+    ) -> None:
+        self.line = line
+        self.deadline = deadline
+        self.attempts = 0
+        self.reason: Exception | None = None
+        self._appends = appends
+        self._ends: list[int] = []
+        self.given = sum(len(append[0]) for append in appends)
+        parts: Sequence[Buffer] = [append[0] for append in appends]
+        if len(parts) > 1:
+            parts = gather(parts, target, COALESCE_WINDOW_US, finish)
+        keys = line.keys
+        words: list[Any] = ["EVAL", scripts.APPEND, 4, keys.log, keys.meta, keys.producers, keys.writer]
+        words += (line.number, REMEMBER_MS)
+        at = size = 0
+        times = (0, 0)
+        for part in parts:
+            place, time, count, _ = batches.peek(part)
+            producer = appends[at][4]
+            at += 1
+            while at < len(appends) and appends[at][1] < place + count:
+                at += 1
+            self._ends.append(at)
+            before, times = times, (time, appends[at - 1][3])
+            words += (count, *(times if times != before else (b"", b"")), producer, bytes(part))
+            size += len(part)
+        self.command: Command = tuple(words)
+        self.size = size
+
+    def __len__(self) -> int:
+        """Appends in it."""
+        return len(self._appends)
+
+    def outcome(self, outcomes: Sequence[str], full: PortaskError) -> Iterator[Call]:
+        """Calls back with what the script said of each batch; ``full`` is for those that found no room."""
+        begin = 0
+        error: PortaskError | None = None
+        for number, end in enumerate(self._ends):
+            outcome = outcomes[min(number, len(outcomes) - 1)]
+            base = -1
+            if outcome[0].isdigit():
+                base, error = int(outcome), None
+            else:
+                error = full if outcome == "!" else self._refusal(outcome, self._appends[begin])
+            first = self._appends[begin][1]
+            for append in self._appends[begin:end]:
+                yield append[5], base + append[1] - first if error is None else -1, error
+            begin = end
+
+    def failure(self, error: PortaskError) -> Iterator[Call]:
+        """Calls back with one error for all."""
+        for append in self._appends:
+            yield append[5], -1, error
+
+    def _refusal(self, outcome: str, append: Append) -> PortaskError:
+        kind, number = outcome[0], outcome[1:]
+        producer, epoch, first, last, _ = append[4].decode().split()
+        where = self.line.key
+        if kind == "D":
+            return AlreadyStored(f"{where} has this batch already", int(number) if number else -1)
+        if kind == "F":
+            return Fenced(f"producer {producer} publishes to {where} with epoch {number}: {epoch} is over")
+        if kind == "S":
+            return OutOfSequence(
+                f"producer {producer} sent the numbers {first} to {last} to {where}, where {number} is next"
+            )
+        return OutOfSequence(
+            f"producer {producer} sent other records with the numbers {first} to {last} to {where} before: "
+            "two clients must not share an id and an epoch"
+        )

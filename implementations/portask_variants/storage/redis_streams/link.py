@@ -1,0 +1,295 @@
+"""The way to a server or a cluster, on redis-py: pipelines over a bounded number of connections, one attempt each.
+
+Trying again is the callers' affair (`lanes`), who know what may be repeated: redis-py's own retries are off. RESP2,
+because Dragonfly answers XREAD in a shape of its own under RESP3. Blocking reads have connections of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import redis.asyncio as redis_py
+from redis import exceptions
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from portask_variants.storage.redis_streams.failures import is_moving
+from portask_variants.storage.redis_streams.options import Login, Place
+
+Command = tuple[Any, ...]
+"""A command's words: text, bytes or integers."""
+
+BLOCK_MS = 2000
+"""How long a blocking read waits in the server: finite, so that neither side keeps a dead connection."""
+_RAW = ("XRANGE", "XREVRANGE", "XREAD", "INFO", "HGETALL")
+"""Replies that are taken as they came: redis-py would turn them into dictionaries."""
+
+
+class Counters:
+    """What happened on a link since it was made.
+
+    Attributes:
+        connections: Most that pipelines use at a time.
+        in_use: Now.
+        peak: The most that there were.
+        waits: How often all were in use.
+        pipelines: Sent.
+        commands: In them.
+        failures: Pipelines that did not come back whole.
+    """
+
+    __slots__ = ("commands", "connections", "failures", "in_use", "peak", "pipelines", "waits")
+
+    def __init__(self, connections: int) -> None:
+        self.connections = connections
+        self.in_use = self.peak = self.waits = self.pipelines = self.commands = self.failures = 0
+
+    def snapshot(self) -> dict[str, int]:
+        """All of them, by name."""
+        return {
+            f"pool_{name}" if name in {"connections", "in_use", "peak", "waits"} else name: getattr(
+                self, name
+            )
+            for name in self.__slots__
+        }
+
+
+class Link(Protocol):
+    """What lanes need of a server or a cluster."""
+
+    counters: Counters
+
+    def lane(self, key: bytes) -> str:
+        """The node that has the key, as its name: work for one waits for no other."""
+        ...
+
+    async def run(
+        self, lane: str, commands: Sequence[Command], within: float, after: Command = ()
+    ) -> list[Any]:
+        """A pipeline to one node: a reply or an exception for each command.
+
+        Args:
+            lane: Of all the keys in it.
+            commands: At least one.
+            within: Seconds that it may take, if those of an attempt are more.
+            after: One without a key that follows them on the same connection (WAIT); its reply is the last one.
+
+        Raises:
+            Exception: redis-py's; nothing is known of any of the commands.
+        """
+        ...
+
+    async def everywhere(self, *command: Any) -> dict[str, Any]:
+        """A command to every primary; node → reply or exception."""
+        ...
+
+    async def block(self, command: Command) -> Any:
+        """A command that waits in the server for up to `BLOCK_MS`, on a connection of its own."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnects."""
+        ...
+
+
+def _arguments(login: Login, attempt: float, health: float, *, tls: bool) -> dict[str, Any]:
+    return {
+        **login.arguments(tls=tls),
+        "protocol": 2,
+        "client_name": "portask",
+        "socket_timeout": attempt,
+        "socket_connect_timeout": attempt,
+        "socket_keepalive": True,
+        "health_check_interval": health,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def _patient(arguments: dict[str, Any]) -> dict[str, Any]:
+    return arguments | {"socket_timeout": arguments["socket_timeout"] + BLOCK_MS / 1000}
+
+
+def _taken_raw(client: Any) -> Any:
+    for name in _RAW:
+        client.set_response_callback(name, lambda reply, **_: reply)
+    return client
+
+
+class _Turn:
+    """A place among the connections, counted."""
+
+    def __init__(self, free: asyncio.Semaphore, counters: Counters, commands: int) -> None:
+        self._free = free
+        self._counters = counters
+        self._commands = commands
+
+    async def __aenter__(self) -> None:
+        counters = self._counters
+        counters.waits += self._free.locked()
+        await self._free.acquire()
+        counters.in_use += 1
+        counters.peak = max(counters.peak, counters.in_use)
+        counters.pipelines += 1
+        counters.commands += self._commands
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._counters.in_use -= 1
+        self._counters.failures += kind is not None
+        self._free.release()
+
+
+class ServerLink:
+    """One server.
+
+    Args:
+        place: Where.
+        login: As whom.
+        connections: Most for pipelines; blocking reads have their own.
+        attempt: Seconds that one attempt may take.
+        health: Seconds of idleness after which a connection is asked whether it is alive before it is used.
+    """
+
+    def __init__(
+        self, place: Place, login: Login, *, connections: int, attempt: float, health: float
+    ) -> None:
+        self.counters = Counters(connections)
+        self._name = str(place)
+        self._attempt = attempt
+        self._free = asyncio.Semaphore(connections)
+        arguments = _arguments(login, attempt, health, tls=place.tls) | {"db": place.database}
+        if place.path:
+            arguments["unix_socket_path"] = place.path
+        else:
+            arguments |= {"host": place.host, "port": place.port}
+        self._client = _taken_raw(redis_py.Redis(**arguments, max_connections=connections))
+        self._blocking = _taken_raw(redis_py.Redis(**_patient(arguments), max_connections=2))
+
+    def lane(self, key: bytes) -> str:
+        """See `Link.lane`."""
+        return self._name
+
+    async def run(
+        self, lane: str, commands: Sequence[Command], within: float, after: Command = ()
+    ) -> list[Any]:
+        """See `Link.run`."""
+        async with (
+            _Turn(self._free, self.counters, len(commands)),
+            asyncio.timeout(min(within, self._attempt)),
+        ):
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            if after:
+                pipeline.execute_command(*after)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            return replies
+
+    async def everywhere(self, *command: Any) -> dict[str, Any]:
+        """See `Link.everywhere`."""
+        return {self._name: (await self.run(self._name, [command], self._attempt))[0]}
+
+    async def block(self, command: Command) -> Any:
+        """See `Link.block`."""
+        return await self._blocking.execute_command(*command)
+
+    async def close(self) -> None:
+        """See `Link.close`."""
+        await self._client.aclose()
+        await self._blocking.aclose()
+
+
+class ClusterLink:
+    """A cluster: a lane for each primary.
+
+    Args:
+        places: Some of its nodes; the others are found.
+        login: As whom, everywhere.
+        connections: Most for pipelines, a node; blocking reads have their own.
+        attempt: Seconds that one attempt may take.
+        health: See `ServerLink`.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], login: Login, *, connections: int, attempt: float, health: float
+    ) -> None:
+        self.counters = Counters(connections)
+        self._attempt = attempt
+        self._connections = connections
+        self._free: dict[str, asyncio.Semaphore] = {}
+        self._stale = False
+        arguments = _arguments(login, attempt, health, tls=places[0].tls) | {"require_full_coverage": False}
+        self._cluster = self._made(places, arguments, connections)
+        self._blocking = self._made(places, _patient(arguments), 2)
+
+    @staticmethod
+    def _made(places: Sequence[Place], arguments: dict[str, Any], connections: int) -> Any:
+        nodes = [ClusterNode(place.host, place.port) for place in places]
+        return _taken_raw(
+            redis_py.RedisCluster(startup_nodes=nodes, max_connections=connections, **arguments)
+        )
+
+    def lane(self, key: bytes) -> str:
+        """See `Link.lane`. Before the map was read, and where it has a hole, everything is one lane."""
+        try:
+            return str(self._cluster.get_node_from_key(key).name)
+        except (exceptions.RedisClusterException, AttributeError):
+            return ""
+
+    async def run(
+        self, lane: str, commands: Sequence[Command], within: float, after: Command = ()
+    ) -> list[Any]:
+        """See `Link.run`. Follows redirections, but where ``after`` would not be sent along: then they are failures."""
+        free = self._free.setdefault(lane, asyncio.Semaphore(self._connections))
+        try:
+            async with _Turn(free, self.counters, len(commands)), asyncio.timeout(min(within, self._attempt)):
+                await self._read_map()
+                pipeline = self._cluster.pipeline()
+                for command in commands:
+                    pipeline.execute_command(*command)
+                if after:
+                    node = self._cluster.get_node(node_name=lane)
+                    if node is None:
+                        raise exceptions.ClusterDownError(
+                            f"{lane or 'a node'} is not in the cluster's map any more"
+                        )
+                    pipeline.execute_command(*after, target_nodes=node)
+                replies: list[Any] = await pipeline.execute(
+                    raise_on_error=False, allow_redirections=not after
+                )
+        except Exception:
+            self._stale = True
+            raise
+        self._stale |= any(isinstance(reply, Exception) and is_moving(reply) for reply in replies)
+        return replies
+
+    async def _read_map(self) -> None:
+        """Reads the cluster's map: at first, and after something that may mean that it changed."""
+        await self._cluster.initialize()
+        if self._stale:
+            self._stale = False
+            await self._cluster.nodes_manager.initialize()
+
+    async def everywhere(self, *command: Any) -> dict[str, Any]:
+        """See `Link.everywhere`."""
+        async with asyncio.timeout(self._attempt):
+            await self._read_map()
+        found: dict[str, Any] = {}
+        for node in self._cluster.get_primaries():
+            try:
+                async with asyncio.timeout(self._attempt):
+                    found[node.name] = await self._cluster.execute_command(*command, target_nodes=node)
+            except Exception as error:  # noqa: BLE001 - of one node; the caller looks at each
+                found[node.name] = error
+        return found
+
+    async def block(self, command: Command) -> Any:
+        """See `Link.block`."""
+        return await self._blocking.execute_command(*command)
+
+    async def close(self) -> None:
+        """See `Link.close`."""
+        await self._cluster.aclose()
+        await self._blocking.aclose()
