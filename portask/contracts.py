@@ -560,8 +560,15 @@ class Engine(Protocol):
     wake: Callable[[], None]
     """Set by the server: thread-safe, asks for a `turn` soon. Called when a storage or a worker finished something."""
 
-    def connect(self, peer: str, now: int) -> Endpoint:
-        """A new connection from ``peer`` (host:port, for logs)."""
+    def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Endpoint:
+        """A new connection from ``peer`` (host:port, for logs).
+
+        Args:
+            peer: Who it is.
+            now: µs since the epoch.
+            certificate: Names in the certificate that the client proved to have, as ``CN:…``, ``DNS:…``, ``URI:…``,
+                ``EMAIL:…``; from servers with the capability "tls".
+        """
         ...
 
     def disconnect(self, endpoint: Any) -> None:

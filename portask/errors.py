@@ -31,6 +31,7 @@
     │   ├── UnknownTopic
     │   ├── InvalidTopic            not a topic name or not a filter; says which character and why
     │   ├── UnknownGroup            no consumer group of that name
+    │   ├── AuthenticationFailed    the broker asks who is there, and was shown nothing that it knows
     │   ├── NotPermitted            a limit or a rule of this broker forbids it
     │   ├── OutOfSequence           a producer's numbers leave something out; nothing was stored
     │   ├── Fenced                  the producer's id is used with a newer epoch: somebody took over
@@ -38,6 +39,7 @@
     └── ClientError
         ├── NotConnected            closed by the caller, or reconnecting is off and the link is gone
         ├── ConnectFailed           no address answered in time; names each with its reason
+        │   └── TlsFailed           one did, and TLS with it failed: its certificate, or ours, or the version
         ├── RequestTimeout          no answer within the deadline; the request may or may not have happened
         └── BufferExhausted         more is waiting to be sent than the producer may hold
 
@@ -239,6 +241,12 @@ class UnknownGroup(BrokerError):
     code = "unknown-group"
 
 
+class AuthenticationFailed(BrokerError):
+    """The broker asks for a token or a certificate, and none that it knows was shown."""
+
+    code = "authentication-failed"
+
+
 class NotPermitted(BrokerError):
     """A limit or a rule of this broker forbids it."""
 
@@ -282,6 +290,12 @@ class ConnectFailed(ClientError):
     """No address answered in time. The text names each address and its reason."""
 
     code = "connect-failed"
+
+
+class TlsFailed(ConnectFailed):
+    """A broker was reached, and there is no TLS with it: a certificate is not good, or it does not speak TLS."""
+
+    code = "tls-failed"
 
 
 class RequestTimeout(ClientError):

@@ -38,8 +38,8 @@ class Entry(msgspec.Struct, frozen=True):
         summary: One line for people.
         needs: Importable modules it needs beyond the core; ``"module=distribution"`` where pip knows it by
             another name.
-        capabilities: What cannot be seen from the class: ``"threads"``, ``"processes"`` for rings,
-            ``"native"`` for compiled parts.
+        capabilities: What cannot be seen from the class: ``"threads"``, ``"processes"`` for rings, ``"tls"`` for
+            servers, ``"native"`` for compiled parts.
         requires: Why it may be unavailable besides libraries: ``"module:function"`` that returns a reason or
             ``None``.
         sandbox: For a variant that needs a server: ``"module:context_manager"`` that yields options for an instance to
@@ -144,6 +144,7 @@ REFERENCE = (
         "asyncio-streams",
         "portask.server.asyncio_streams:StreamsServer",
         "asyncio streams, a task a connection",
+        capabilities=frozenset({"tls"}),
     ),
 )
 REFERENCE_NAMES = {entry.family: entry.name for entry in REFERENCE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,14 +24,16 @@ class RunningBroker:
     Attributes:
         host: 127.0.0.1.
         port: The one that was free.
-        url: For clients.
+        url: For clients; ``portasks://`` where the settings have a certificate.
         engine: The broker itself; look, do not touch: it lives in another thread.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], config: Path | None = None) -> None:
         self.engine: Broker
         self._server: Server
-        self.engine, self._server = build(load(None, {}, DEFAULTS | settings))
+        loaded = load(config, {}, DEFAULTS | settings)
+        self._scheme = "portasks" if loaded.tls.on else "portask"
+        self.engine, self._server = build(loaded)
         self._ready = threading.Event()
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(settings.get("server.port", 0),), daemon=True)
@@ -49,7 +52,7 @@ class RunningBroker:
 
     def _listens(self, host: str, port: int) -> None:
         self.host, self.port = host, port
-        self.url = f"portask://{host}:{port}"
+        self.url = f"{self._scheme}://{host}:{port}"
         self._ready.set()
 
     def stop(self) -> None:
@@ -67,11 +70,14 @@ StartBroker = Callable[..., RunningBroker]
 
 @pytest.fixture
 def start_broker() -> Iterator[StartBroker]:
-    """Starts brokers with dotted settings, ``start_broker({"topics.default_partitions": 4})``, and stops them."""
+    """Starts brokers with dotted settings, ``start_broker({"topics.default_partitions": 4})``, and stops them.
+
+    Settings that have no dotted form come from a file, ``config``.
+    """
     with ExitStack() as stack:
 
-        def start(settings: dict[str, Any] | None = None) -> RunningBroker:
-            broker = RunningBroker(settings or {})
+        def start(settings: dict[str, Any] | None = None, config: Path | None = None) -> RunningBroker:
+            broker = RunningBroker(settings or {}, config)
             stack.callback(broker.stop)
             return broker
 

@@ -4,6 +4,7 @@ from portask.registry import Entry
 
 _THREADS = frozenset({"threads"})
 _PROCESSES = frozenset({"threads", "processes"})
+_TLS = frozenset({"tls"})
 
 VARIANTS = (
     Entry(
@@ -119,6 +120,7 @@ VARIANTS = (
         "asyncio-protocol",
         "portask_variants.servers.asyncio_protocol:ProtocolServer",
         "asyncio transports, no task a connection",
+        capabilities=_TLS,
     ),
     Entry(
         "server",
@@ -126,6 +128,7 @@ VARIANTS = (
         "portask_variants.servers.uvloop_server:UvloopServer",
         "the same on uvloop",
         needs=("uvloop",),
+        capabilities=_TLS,
     ),
     Entry(
         "server",

@@ -1,7 +1,8 @@
 """Structured logs on stderr: one line an event, for people on a terminal, JSON everywhere else.
 
 Everything goes through the standard library's handler, so that lines of asyncio and of other libraries get the same
-form and the same level. What applications send is theirs: bytes never reach a log, whatever a call passes.
+form and the same level. What applications send is theirs: bytes never reach a log, whatever a call passes. Nor do
+tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
+
+from portask.config.tokens import hide
 
 _HANDLER = "portask"
 
@@ -42,7 +45,11 @@ def configure(level: str, style: Literal["auto", "console", "json"] = "auto", *,
     handler.set_name(_HANDLER)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+                lambda _logger, _method, line: hide(str(line)),  # last: tracebacks are in it too
+            ],
             foreign_pre_chain=shared,
         )
     )

@@ -34,6 +34,7 @@ COMMANDS = {
     "ping": ("portask.cli.ping:ping", "Measure round trips to a broker."),
     "bench": ("portask.cli.bench.commands:bench", "Measure a broker under load."),
     "log": ("portask.cli.log:log", "Look at the log in a folder, and repair it."),
+    "auth": ("portask.cli.auth:auth", "Make tokens for those who may come in."),
     "config": ("portask.cli.config:config", "Check settings, and see where each comes from."),
 }
 _ADDED = {"lab": "Measure, rank and choose variants on this machine."}
@@ -141,6 +142,9 @@ def cli(ctx: click.Context) -> None:
     \b
     Environment:
       PORTASK_URL              the broker that commands talk to
+      PORTASK_TOKEN            who they are, for a broker that asks
+      PORTASK_CA, PORTASK_CERT, PORTASK_CERT_KEY
+                               PEM files for portasks:// URLs
       PORTASK_CONFIG           the settings file of `serve` and `config check`
       PORTASK_<SECTION>_<KEY>  a setting, e.g. PORTASK_SERVER_PORT
       PORTASK_TRACEBACK=1      show the traceback of a failure

@@ -11,6 +11,7 @@ from portask.cli.output import print_json
 from portask.config import Loaded, resolve
 from portask.config.fingerprint import mismatch
 from portask.config.schema import redact, show
+from portask.server.tls import tls
 
 
 @click.group()
@@ -26,11 +27,12 @@ def check(path: str | None, option_path: str | None, as_json: bool) -> None:
     """Print the settings of FILE as TOML, environment and defaults included.
 
     Behind each value stands where it comes from. Without FILE the one that PORTASK_CONFIG names is read, or none.
-    Wrong settings are listed on stderr, one a line, and the exit code is 1.
+    Wrong settings are listed on stderr, one a line, and the exit code is 1; so are certificates that cannot be used.
     """
     if path and option_path:
         raise click.UsageError("FILE and --config name two files: give one")
     loaded = resolve(path or option_path, os.environ)
+    tls(loaded.settings)  # reads the certificates, as `serve` would
     differences = mismatch(loaded.settings.receipt)
     if as_json:
         print_json(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
+from portask.config.tokens import hide
 from portask.errors import (
+    AuthenticationFailed,
     ConnectFailed,
     Draining,
     InvalidTopic,
@@ -15,8 +17,10 @@ from portask.errors import (
     UnknownGroup,
 )
 
+_CREDENTIALS = "give a token with --token-file or PORTASK_TOKEN, or a certificate with --cert"
 _NEXT: dict[type[PortaskError], str] = {
     ConnectFailed: "start a broker with `portask serve`, or say where it is with --url",
+    AuthenticationFailed: _CREDENTIALS,
     NotConnected: "see whether the broker still runs: `portask ping`",
     RequestTimeout: "see whether the broker answers: `portask ping`",
     Draining: "wait for the broker to come back, or say where another is with --url",
@@ -28,6 +32,7 @@ _NEXT_BY_ERRNO = {
     errno.EACCES: "see who may use it, or run as a user who may",
     errno.EPERM: "see who may use it, or run as a user who may",
     errno.ENOENT: "see whether the path is right",
+    errno.EEXIST: "choose a new one: what is there is left alone",
     errno.EISDIR: "give the path of a file",
     errno.ENOTDIR: "see whether the path is right",
     errno.ECONNREFUSED: "start a broker with `portask serve`, or say where it is with --url",
@@ -37,7 +42,11 @@ _NEXT_BY_ERRNO = {
 
 
 def explain(error: Exception) -> list[str]:
-    """Lines for stderr, without the program's name. One line unless several settings are wrong at once."""
+    """Lines for stderr, without the program's name and without tokens. One line unless several settings are wrong."""
+    return [hide(line) for line in _explain(error)]
+
+
+def _explain(error: Exception) -> list[str]:
     if isinstance(error, PortaskError):
         lines = str(error).splitlines() or [type(error).__name__]
         hint = _NEXT.get(type(error))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from portask.cli.options import connect, json_option, url_option
+from portask.cli.options import broker_options, connect, json_option
 from portask.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _TITLES = (
 
 @click.group(invoke_without_command=True)
 @click.option("--filter", "filter_", default=">", metavar="FILTER", help="Groups whose name matches: team.*")
-@url_option
+@broker_options
 @json_option
 @click.pass_context
 def groups(ctx: click.Context, filter_: str, url: str, as_json: bool) -> None:
@@ -90,7 +90,7 @@ def _rows(info: GroupInfo) -> list[tuple[str | int, ...]]:
 
 @groups.command()
 @click.argument("name")
-@url_option
+@broker_options
 @click.pass_context
 def drop(ctx: click.Context, name: str, url: str) -> None:
     """Forget the group NAME: where it stands and what is pending. Messages stay.

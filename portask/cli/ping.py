@@ -8,12 +8,12 @@ import time
 
 import click
 
-from portask.cli.options import connect, json_option, url_option
+from portask.cli.options import broker_options, connect, json_option
 from portask.cli.output import print_json
 
 
 @click.command()
-@url_option
+@broker_options
 @click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="Round trips to make.")
 @click.option(
     "--interval", type=click.FloatRange(0), default=0.2, show_default=True, help="Seconds between them."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from portask.cli.options import connect, json_option, url_option
+from portask.cli.options import broker_options, connect, json_option
 from portask.cli.output import is_terminal, print_json
 from portask.messages import Message
 
@@ -27,7 +27,7 @@ _CHUNK = 10_000  # messages of one call: the bar moves, and an interrupt is noti
 @click.command()
 @click.argument("topic")
 @click.argument("payload", required=False)
-@url_option
+@broker_options
 @click.option("--key", help="Chooses the partition: the same key, the same partition.")
 @click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="A header; may be repeated.")
 @click.option("--partition", type=click.IntRange(0), help="The partition itself, instead of a key.")

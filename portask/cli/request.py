@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from portask.cli.options import connect, json_option, url_option
+from portask.cli.options import access, broker_options, connect, json_option
 from portask.cli.output import is_terminal, jsonable, print_json, printable
 from portask.cli.pub import parse_headers
 from portask.errors import PortaskError, UnknownTopic
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("topic")
 @click.argument("payload", required=False)
-@url_option
+@broker_options
 @click.option("--key", help="Chooses the partition: the same key, the same partition.")
 @click.option("--header", "headers", metavar="NAME=VALUE", multiple=True, help="A header; may be repeated.")
 @click.option(
@@ -75,7 +75,7 @@ def request(
 @click.command()
 @click.argument("filter_", metavar="FILTER")
 @click.argument("command")
-@url_option
+@broker_options
 @click.option("--group", metavar="NAME", default="", help="Share the requests with the others of this group.")
 @click.option("--count", type=click.IntRange(1), help="Stop after so many requests.")
 def reply(*, filter_: str, command: str, url: str, group: str, count: int | None) -> None:
@@ -99,7 +99,7 @@ async def _serve(url: str, filter_: str, command: str, group: str, count: int | 
     logging.getLogger("portask").addHandler(handler)
     member: dict[str, Any] = {"group": group, "auto_ack": False, "credit_messages": 1} if group else {}
     done = 0
-    async with connect_to(url) as client, client.subscribe(filter_, **member) as requests:
+    async with connect_to(url, **access(url)) as client, client.subscribe(filter_, **member) as requests:
         click.echo(f"answering {filter_}; Ctrl-C ends", err=True)
         async for asked in requests:
             code, out = await _run(command, asked.payload)

@@ -19,13 +19,16 @@ import structlog
 from portask import registry
 from portask.admin import logs
 from portask.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_PORT, Loaded, Settings, changes, resolve
+from portask.config.access import check
 from portask.config.fingerprint import mismatch
 from portask.config.live import live
 from portask.config.options import options as variant_options
 from portask.contracts import FAMILIES, Closeable, Durability
 from portask.core.broker import Broker
 from portask.errors import ConfigError, PortaskError
+from portask.server.authentication import authenticator
 from portask.server.build import build, options
+from portask.server.tls import Tls, tls
 from portask.wire import accelerate
 
 log = structlog.get_logger("portask.serve")
@@ -73,7 +76,8 @@ def serve(
     shows the result. One line on stdout says when the broker is ready; logs go to stderr.
 
     SIGTERM or Ctrl-C ends it once what is under way is done, a second one at once. SIGHUP reads the settings
-    again: limits, retention and the log level are taken over, and a log line names what needs a restart.
+    again: limits, retention, identities, certificates and the log level are taken over, and a log line names what
+    needs a restart.
     """
     given = {
         "server.host": host,
@@ -88,12 +92,13 @@ def serve(
     settings = loaded.settings
     logs.configure(settings.logging.level, settings.logging.format, color=not os.environ.get("NO_COLOR"))
     _remark(loaded)
+    encryption = tls(settings)
     folder = _folder(settings)
     try:
-        engine, runner = build(settings)
+        engine, runner = build(settings, encryption)
     except OSError as error:
         _cannot_keep(folder, error)
-    reload = _Reload(engine, settings, lambda: resolve(path, os.environ, overrides))
+    reload = _Reload(engine, encryption, settings, lambda: resolve(path, os.environ, overrides))
     _on_signals(runner.stop, reload)
     place = settings.server
     listening = False
@@ -185,8 +190,11 @@ def _cannot_listen(host: str, port: int, error: OSError) -> NoReturn:
 class _Reload:
     """Reads the settings again, and applies what a running broker can take over."""
 
-    def __init__(self, engine: Broker, settings: Settings, read: Callable[[], Loaded]) -> None:
+    def __init__(
+        self, engine: Broker, encryption: Tls | None, settings: Settings, read: Callable[[], Loaded]
+    ) -> None:
         self._engine = engine
+        self._encryption = encryption
         self._settings = settings
         self._read = read
         self._one_at_a_time = threading.Lock()
@@ -196,13 +204,18 @@ class _Reload:
         with self._one_at_a_time:
             try:
                 new = self._read().settings
+                then = live(self._settings, new)
+                check(then)  # the address stays: what suits another one may leave this one open
+                if self._encryption is not None:
+                    self._encryption.reload(then.tls, then.limits.max_connections)
             except ConfigError as error:
                 log.error("settings not taken over", problems=str(error).splitlines())  # noqa: TRY400 - no traceback
                 return
             applied, needs_restart = changes(self._settings, new)
-            self._settings = live(self._settings, new)
-            logs.set_level(self._settings.logging.level)
-            self._engine.options = options(self._settings)
+            self._settings = then
+            logs.set_level(then.logging.level)
+            self._engine.options = options(then)
+            self._engine.admission.authenticator = authenticator(then.auth)
             self._engine.wake()  # a limit that is new may be due
             log.info(
                 "settings read again",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import msgspec
 
-from portask.cli.options import json_option, url_option
+from portask.cli.options import access, broker_options, json_option
 from portask.cli.output import is_terminal, jsonable, printable
 from portask.errors import PortaskError
 
@@ -77,7 +77,7 @@ def parse_start(_ctx: click.Context, _param: click.Parameter, text: str) -> Star
 
 @click.command()
 @click.argument("filter_", metavar="FILTER")
-@url_option
+@broker_options
 @click.option(
     "--from",
     "start",
@@ -156,7 +156,7 @@ async def _receive(url: str, wanted: Wanted, write: Callable[[Sequence[Delivered
     logging.getLogger("portask").addHandler(handler)
     count = wanted.count
     got = 0
-    async with await connect(url) as client:
+    async with await connect(url, **access(url)) as client:
         subscription = await client.subscribe(
             wanted.filter, start=wanted.start, partition=wanted.partition, **wanted.group
         )

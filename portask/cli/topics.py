@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from portask.cli.options import connect, json_option, url_option
+from portask.cli.options import broker_options, connect, json_option
 from portask.cli.output import print_json, print_table
 
 _TITLES = ("topic", "partitions", "partition", "first", "next", "bytes", "subscribers")
@@ -13,7 +13,7 @@ _TITLES = ("topic", "partitions", "partition", "first", "next", "bytes", "subscr
 
 @click.command()
 @click.argument("filter_", metavar="[FILTER]", default=">")
-@url_option
+@broker_options
 @json_option
 def topics(filter_: str, url: str, as_json: bool) -> None:
     """List the topics that FILTER matches, or all of them, one line a partition.

@@ -22,6 +22,7 @@ from typing import Self
 from portask import registry
 from portask.client.codecs import Decoder, Encoder, as_message, chosen
 from portask.client.connector import Connector
+from portask.client.encryption import Encryption
 from portask.client.leases import Membership, milliseconds
 from portask.client.members import GroupSubscription
 from portask.client.options import Address, Options
@@ -46,12 +47,14 @@ class Client:
         options: What it was made with.
     """
 
-    def __init__(self, addresses: Sequence[Address], options: Options) -> None:
+    def __init__(
+        self, addresses: Sequence[Address], options: Options, encryption: Encryption | None = None
+    ) -> None:
         self.options = options
         self._loop = asyncio.get_running_loop()
         self._publisher = Publisher(options)
         self._subscriber = Subscriber(options)
-        self._connector = Connector(addresses, options, self._publisher, self._subscriber)
+        self._connector = Connector(addresses, options, self._publisher, self._subscriber, encryption)
         self._requester = Requester(self, self._connector, self._publisher)
         self._producers: dict[tuple[str, int], Producer] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -61,6 +64,7 @@ class Client:
 
         Raises:
             ConnectFailed: no address answered.
+            AuthenticationFailed: the broker does not know who this is.
             VariantError: the codec or the compression is not there.
         """
         options = self.options

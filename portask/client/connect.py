@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from portask.client.client import Client
+from portask.client.encryption import Encryption
 from portask.client.options import Options, OptionsDict, parse_urls
 from portask.config.settings import DEFAULT_URL
 
@@ -16,6 +17,8 @@ class Connecting:
 
     def __init__(self, urls: str | Sequence[str], options: Options) -> None:
         self._addresses = parse_urls(urls)
+        options.check_addresses(self._addresses)
+        self._encryption = Encryption(options) if any(each.tls for each in self._addresses) else None
         self._options = options
         self._client: Client | None = None
 
@@ -23,7 +26,7 @@ class Connecting:
         return self._connect().__await__()
 
     async def _connect(self) -> Client:
-        client = Client(self._addresses, self._options)
+        client = Client(self._addresses, self._options, self._encryption)
         await client.start()
         return client
 
@@ -42,13 +45,15 @@ def connect(url: str | Sequence[str] = DEFAULT_URL, **options: Unpack[OptionsDic
     """Connects to a broker: ``async with portask.connect(url) as client`` or ``client = await portask.connect(url)``.
 
     Args:
-        url: ``portask://host[:port]``, ``portask://one:7711,other:7711``, or a list of them: tried in order, and again
+        url: ``portask://host[:port]``, or ``portasks://…`` for TLS; ``portask://one:7711,other:7711``, or a list of
+            them: tried in order, and again
             after a loss.
         **options: See `portask.client.Options`.
 
     Raises:
         ConfigError: a URL or an option is wrong; at once.
         ConnectFailed: no address answered; when awaited. Names each address with its reason.
+        AuthenticationFailed: it did, and does not know who this is; when awaited.
         VariantError: the codec or the compression is not there; when awaited.
     """
     return Connecting(url, Options(**options))

@@ -12,15 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from portask.client.backoff import Backoff
+from portask.client.encryption import Encryption, hint_of, why
 from portask.client.link import Link
 from portask.client.options import GOODBYE, Address, Options
 from portask.client.publisher import Publisher
 from portask.client.subscriber import Subscriber
-from portask.errors import ConnectFailed, Draining, NotConnected, PortaskError, RequestTimeout
+from portask.errors import (
+    AuthenticationFailed,
+    ConnectFailed,
+    Draining,
+    NotConnected,
+    PortaskError,
+    RequestTimeout,
+    TlsFailed,
+)
 from portask.wire import control
 from portask.wire.frames import REPLY, Frame, Opcode
 
@@ -38,11 +48,17 @@ class Connector:
     broker: control.Welcome
 
     def __init__(
-        self, addresses: Sequence[Address], options: Options, publisher: Publisher, subscriber: Subscriber
+        self,
+        addresses: Sequence[Address],
+        options: Options,
+        publisher: Publisher,
+        subscriber: Subscriber,
+        encryption: Encryption | None = None,
     ) -> None:
         self.link: Link | None = None
         self._addresses = list(addresses)
         self._options = options
+        self._encryption = encryption
         self._loop = asyncio.get_running_loop()
         self._publisher = publisher
         self._subscriber = subscriber
@@ -65,9 +81,12 @@ class Connector:
         """A link whose handshake is complete; one round over the addresses.
 
         Raises:
+            AuthenticationFailed: none let us in, and at least one does not know who we are.
+            TlsFailed: likewise, and with at least one of them TLS could not be agreed on.
             ConnectFailed: none answered.
         """
         reasons = []
+        kind: type[PortaskError] = ConnectFailed
         for _ in range(len(self._addresses)):
             address = self._addresses[0]
             try:
@@ -75,11 +94,17 @@ class Connector:
             except TimeoutError:
                 reasons.append(f"{address} did not answer within {self._options.connect_timeout:g} s")
             except OSError as error:
-                reasons.append(f"{address}: {error.strerror or error}")
-            except PortaskError as error:
+                if isinstance(error, ssl.SSLError) and kind is ConnectFailed:
+                    kind = TlsFailed
+                reasons.append(f"{address}: {why(error)}")
+            except AuthenticationFailed as error:
+                kind = AuthenticationFailed
                 reasons.append(f"{address}: {error}")
+            except PortaskError as error:
+                hint = hint_of(address) if isinstance(error, NotConnected) else ""
+                reasons.append(f"{address}: {error}{hint}")
             self._next_address()
-        raise ConnectFailed("cannot connect: " + "; ".join(reasons))
+        raise kind("cannot connect: " + "; ".join(reasons))
 
     async def _dial(self, address: Address) -> Link:
         link = Link(
@@ -87,7 +112,11 @@ class Connector:
         )
         try:
             async with asyncio.timeout(self._options.connect_timeout):
-                await self._loop.create_connection(lambda: link, address.host, address.port)
+                more: dict[str, Any] = {}
+                if address.tls and self._encryption is not None:
+                    more["ssl"] = self._encryption.context()
+                    more["server_hostname"] = self._options.server_name or address.host
+                await self._loop.create_connection(lambda: link, address.host, address.port, **more)
                 await link.welcomed
         except BaseException:
             link.abort(NotConnected(f"{address} was given up"))
@@ -161,6 +190,9 @@ class Connector:
                 return await self.dial()
             except ConnectFailed as failed:
                 reason = failed
+            except AuthenticationFailed as failed:
+                self._give_up(failed)  # asking again would not make us known
+                return None
 
     # ── what links say ────────────────────────────────────────────────────────────────────────────────────────────
 

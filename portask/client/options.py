@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 import msgspec
 
+from portask.config.access import is_loopback
 from portask.config.settings import DEFAULT_PORT, DEFAULT_URL
+from portask.config.tokens import hide
 from portask.errors import ConfigError
 from portask.wire.frames import DEFAULT_LIMIT, HELLO_LIMIT
 from portask.wire.sequences import KEPT_BATCHES
 
+INSECURE = "token in plain text"
+"""What `Options.insecure` says where a token may travel readable."""
+_TLS = ("tls", "ca", "certificate", "key", "server_name")
 GOODBYE = 5.0
 """Most seconds to wait for what only tidies up: the answers to DRAIN and UNSUBSCRIBE, a transport that closes."""
 
 
-class OptionsDict(TypedDict, total=False):
+class Access(TypedDict, total=False):
+    """Of the keyword arguments of `portask.connect` those that are about getting in, without objects."""
+
+    token: str | None
+    ca: str
+    certificate: str
+    key: str
+    server_name: str
+    insecure: str
+
+
+class OptionsDict(Access, total=False):
     """The keyword arguments of `portask.connect`; `Options` documents them."""
 
     codec: str
@@ -37,7 +54,7 @@ class OptionsDict(TypedDict, total=False):
     reconnect_deadline: float
     keepalive: float
     max_frame: int
-    token: str | None
+    tls: ssl.SSLContext | None
     name: str
     idempotent: bool
     producer_id: int
@@ -70,7 +87,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         keepalive: Silence after which the broker is asked for a sign of life; after as much again the
             connection counts as lost. 0 relies on the transport.
         max_frame: Largest frame body taken from the broker.
-        token: For brokers that ask for one.
+        token: For brokers that ask who is there: what `portask auth token` printed. It goes over ``portasks://``, over
+            loopback, and elsewhere only if ``insecure`` says so.
+        tls: A context of your own for ``portasks://`` URLs, instead of the next three.
+        ca: PEM file of who signed the broker's certificate; the system's authorities if not given. The files are read
+            again for every connection.
+        certificate: PEM file of this client's certificate, for brokers that ask for one.
+        key: PEM file of its key, unless that is in the same file.
+        server_name: The name that the broker's certificate must have; that in the URL if not given.
+        insecure: ``"token in plain text"`` lets the token travel readable.
         name: Of this client, for the broker's logs.
         idempotent: Whether batches carry numbers by which the broker knows what it already has: what is sent
             again after a lost connection is then stored once. Costs a copy and a checksum of each batch here; and
@@ -102,6 +127,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: float = 15
     max_frame: int = DEFAULT_LIMIT
     token: str | None = None
+    tls: ssl.SSLContext | None = None
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_name: str = ""
+    insecure: str = ""
     name: str = ""
     idempotent: bool = False
     producer_id: int = 0
@@ -125,7 +156,32 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.max_frame < HELLO_LIMIT:
             raise ConfigError(f"max_frame is {self.max_frame:,}: it must be {HELLO_LIMIT:,} or more")
+        if self.insecure not in {"", INSECURE}:
+            raise ConfigError(f"insecure is {self.insecure!r}: it must be {INSECURE!r} or left out")
+        if self.tls is not None and (self.ca or self.certificate or self.key):
+            raise ConfigError("tls is a whole context: give it, or ca, certificate and key")
+        if self.key and not self.certificate:
+            raise ConfigError("key is of no use without certificate: give both")
         self._check_producer()
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown["token"] = self.token and "…"
+        return f"Options({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def check_addresses(self, addresses: Sequence[Address]) -> None:
+        """Raises `ConfigError` if something that is to be kept from others would travel readable."""
+        plain = [address for address in addresses if not address.tls]
+        if len(plain) == len(addresses):
+            for name in _TLS:
+                if getattr(self, name):
+                    raise ConfigError(f"{name} is for TLS: begin the URL with portasks://")
+        exposed = [address for address in plain if not is_loopback(address.host)]
+        if self.token is not None and exposed and self.insecure != INSECURE:
+            raise ConfigError(
+                f"the token would travel readable to {exposed[0]}: use portasks://, or say {INSECURE!r} "
+                "(insecure=…, --insecure)"
+            )
 
     def _check_producer(self) -> None:
         if not self.idempotent:
@@ -152,13 +208,14 @@ class Address(NamedTuple):
 
     host: str
     port: int
+    tls: bool = False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_urls(urls: str | Sequence[str]) -> list[Address]:
-    """The addresses in ``portask://host[:port][,host[:port]…]``, or in a list of such.
+    """The addresses in ``portask://host[:port][,host[:port]…]``, ``portasks://…`` for TLS, or in a list of such.
 
     Raises:
         ConfigError: not such a URL; the text says which part.
@@ -182,12 +239,15 @@ def _parse(text: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise ConfigError(
-            f"the URL {text!r} is not understood ({error}): use one like {DEFAULT_URL}"
+            f"the URL {hide(text)!r} is not understood ({hide(str(error))}): use one like {DEFAULT_URL}"
         ) from None
-    if parts.scheme != "portask" or not parts.hostname:
-        raise ConfigError(f"the URL {text!r} does not begin with portask://host: use one like {DEFAULT_URL}")
+    if parts.scheme not in {"portask", "portasks"} or not parts.hostname:
+        raise ConfigError(
+            f"the URL {hide(text)!r} does not begin with portask://host or portasks://host: "
+            f"use one like {DEFAULT_URL}"
+        )
     if parts.username is not None or parts.password is not None:
         raise ConfigError("a URL carries no credentials here: pass token=… instead")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise ConfigError(f"the URL {text!r} says more than host and port: use one like {DEFAULT_URL}")
-    return Address(parts.hostname, DEFAULT_PORT if port is None else port)
+        raise ConfigError(f"the URL {hide(text)!r} says more than host and port: use one like {DEFAULT_URL}")
+    return Address(parts.hostname, DEFAULT_PORT if port is None else port, parts.scheme == "portasks")

@@ -80,7 +80,8 @@ class Requester:
         """The inbox, once the broker has it."""
         inbox = self._inbox
         if inbox is None:
-            name = inboxes.PREFIX + secrets.token_urlsafe(16)
+            identity = self._connector.broker.identity  # an inbox is for whom it is named after
+            name = f"{inboxes.PREFIX}{identity}{identity and '.'}{secrets.token_urlsafe(16)}"
             inbox = self._inbox = self._client.subscribe(name)
             self._reading = asyncio.create_task(self._read(inbox))
         return await inbox.start()

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from portask.config.access import ANONYMOUS, AuthSettings, IdentityLimits, IdentitySettings
 from portask.config.schema import (
     SECTIONS,
     Key,
@@ -27,6 +28,7 @@ from portask.config.schema import (
     section_type,
 )
 from portask.config.settings import Retention, TopicOverride, TopicSettings
+from portask.config.tokens import IDENTITY
 from portask.contracts import FAMILIES
 from portask.errors import ConfigError
 
@@ -34,11 +36,13 @@ PREFIX = "PORTASK_"
 PATH_VARIABLE = "PORTASK_CONFIG"
 COMMAND_LINE = "command line"
 DECLARED = ""
-"""Last part of the key that stands for an empty table: a topic that is named and nothing more."""
+"""Last part of the key that stands for an empty table: a topic, or an identity, that is named and nothing more."""
 # The rule of portask.core.topics, which settings may not import; a test holds the two together.
 _TOPIC = re.compile(r"(?=.{1,255}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _TOPIC_KEYS = (*fields(TopicSettings), "retention")
 _OVERRIDE_KEYS = (*fields(TopicOverride), "retention")
+_AUTH_KEYS = (*fields(AuthSettings), "limits", "identities")
+_IDENTITY_KEYS = (*fields(IdentitySettings), "limits")
 
 
 class Value(Struct):
@@ -86,7 +90,7 @@ def from_file(data: dict[str, Any], where: str, problems: Problems) -> Layer:
         elif not isinstance(table, dict):
             problems.not_a_table(where, (section,), table)
         else:
-            walk = _topics if section == "topics" else _section
+            walk = _WALKS.get(section, _section)
             layer |= {key: Value(value, where) for key, value in walk(section, table, where, problems)}
     return layer
 
@@ -110,7 +114,7 @@ def _topics(section: str, table: dict[str, Any], where: str, problems: Problems)
     for name, value in table.items():
         key = (section, name)
         if name == "retention":
-            yield from _retention(key, value, where, problems)
+            yield from _plain(key, value, Retention, where, problems)
         elif find_field(key):
             yield key, value
         elif not isinstance(value, dict):
@@ -128,7 +132,7 @@ def _topic(key: Key, table: dict[str, Any], where: str, problems: Problems) -> _
     hint = f"; or did you mean [topics.{meant}]?" if meant else ""
     for name, value in table.items():
         if name == "retention":
-            yield from _retention((*key, name), value, where, problems)
+            yield from _plain((*key, name), value, Retention, where, problems)
         elif name in _OVERRIDE_KEYS:
             yield (*key, name), value
         else:
@@ -137,15 +141,58 @@ def _topic(key: Key, table: dict[str, Any], where: str, problems: Problems) -> _
             problems.add(where, dotted((*key, name)), complaint, shown)
 
 
-def _retention(key: Key, table: Any, where: str, problems: Problems) -> _Values:
+def _plain(key: Key, table: Any, struct: type[msgspec.Struct], where: str, problems: Problems) -> _Values:
+    """A table of values: the fields of ``struct``."""
     if not isinstance(table, dict):
         problems.not_a_table(where, key, table)
         return
     for name, value in table.items():
-        if name in fields(Retention):
+        if name in fields(struct):
             yield (*key, name), value
         else:
-            problems.unknown(where, (*key, name), fields(Retention), value)
+            problems.unknown(where, (*key, name), fields(struct), value)
+
+
+def _auth(section: str, table: dict[str, Any], where: str, problems: Problems) -> _Values:
+    yield (section, "required"), table.get("required", True)  # that there is such a table says so
+    for name, value in table.items():
+        key = (section, name)
+        if name == "limits":
+            yield from _plain(key, value, IdentityLimits, where, problems)
+        elif name == "identities":
+            yield from _identities(key, value, where, problems)
+        elif find_field(key):
+            yield key, value
+        else:
+            problems.unknown(where, key, _AUTH_KEYS, msgspec.UNSET if isinstance(value, dict) else value)
+
+
+def _identities(key: Key, tables: Any, where: str, problems: Problems) -> _Values:
+    if not isinstance(tables, dict):
+        problems.not_a_table(where, key, tables)
+        return
+    for name, table in tables.items():
+        place = (*key, name)
+        if not isinstance(table, dict):
+            problems.not_a_table(where, place, table)
+        elif name == ANONYMOUS:
+            problems.add(where, dotted(place), "is for those who show nothing: set auth.anonymous")
+        elif not re.fullmatch(IDENTITY, name):
+            problems.add(where, dotted(place), "is no identity's name: use 1 to 64 of A-Z a-z 0-9 _ -")
+        else:
+            yield (*place, DECLARED), True
+            for inner, value in table.items():
+                if inner == "limits":
+                    yield from _plain((*place, inner), value, IdentityLimits, where, problems)
+                elif inner in _IDENTITY_KEYS:
+                    yield (*place, inner), value
+                else:
+                    shown = msgspec.UNSET if isinstance(value, dict) else value
+                    problems.unknown(where, (*place, inner), _IDENTITY_KEYS, shown)
+
+
+_WALKS = {"topics": _topics, "auth": _auth}
+"""Sections with tables of the user's own naming."""
 
 
 def _topic_name(name: str) -> str:
@@ -180,11 +227,16 @@ def from_environment(environ: Mapping[str, str], problems: Problems) -> Layer:
     return layer
 
 
+_ENVIRONMENT_TABLES = {"topics": "retention", "auth": "limits"}
+"""The table of a section whose values have variables: ``PORTASK_TOPICS_RETENTION_AGE_S``."""
+
+
 def _environment_key(section: str, rest: str) -> Key | None:
     if section in FAMILIES and rest.startswith("options_") and rest != "options_":
         return (section, "options", rest.removeprefix("options_"))
-    if section == "topics" and rest.startswith("retention_"):
-        key: Key = (section, "retention", rest.removeprefix("retention_"))
+    table = _ENVIRONMENT_TABLES.get(section)
+    if table and rest.startswith(f"{table}_"):
+        key: Key = (section, table, rest.removeprefix(f"{table}_"))
     else:
         key = (section, rest)
     return key if find_field(key) else None
@@ -198,6 +250,8 @@ def _unknown_variable(variable: str, section: str, rest: str, text: str, problem
     names = [*fields(section_type(section))]
     if section == "topics":
         names += [f"retention_{name}" for name in fields(Retention)]
+    if section == "auth":
+        names += [f"limits_{name}" for name in fields(IdentityLimits)]
     if section in FAMILIES:
         names.append("options_<name>")
     close = nearest(rest, names)

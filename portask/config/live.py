@@ -1,6 +1,7 @@
 """What a running broker takes over when its settings are read again, and what has to wait for a restart.
 
-Limits, retention and the log level are numbers that the broker looks at each time it needs them. Variants,
+Limits, retention and the log level are numbers that the broker looks at each time it needs them; identities and
+what they may do are looked at again for every connection; certificates serve the next handshake. Variants,
 their options and the address are built into it; the frame limit and the idle timeout are agreed with each
 client when it connects; a topic's partitions are where its messages already lie.
 """
@@ -48,6 +49,8 @@ def live(old: Settings, new: Settings) -> Settings:
     named = {name: _override(name, old.topics, new.topics) for name in new.topics.named}
     return replace(
         old,
+        tls=new.tls if old.tls.on and new.tls.on else old.tls,
+        auth=new.auth,
         limits=replace(new.limits, **{name: getattr(old.limits, name) for name in _AGREED}),
         topics=replace(new.topics, named=named),
         logging=replace(old.logging, level=new.logging.level),

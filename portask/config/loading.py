@@ -16,8 +16,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from portask import registry
 from portask.config import layers
-from portask.config.layers import Layer
+from portask.config.access import AuthSettings, IdentityLimits, IdentitySettings, TlsSettings, contradictions
+from portask.config.layers import DECLARED, Layer
 from portask.config.options import check_choice
 from portask.config.schema import Key, Problems, check_value, dotted, fields, find_field, is_option
 from portask.config.settings import (
@@ -121,6 +123,8 @@ def _build(merged: Layer, receipt: dict[str, Any], problems: Problems, notes: li
     place = _plain("server", good) | {"variant": server.variant, "options": server.options}
     settings = Settings(
         server=ServerSettings(**place),
+        tls=TlsSettings(**_plain("tls", good)),
+        auth=_auth_settings(good),
         **choices,
         limits=LimitSettings(**_plain("limits", good)),
         topics=_topic_settings(good),
@@ -133,8 +137,13 @@ def _build(merged: Layer, receipt: dict[str, Any], problems: Problems, notes: li
 
 
 def _complete(settings: Settings, sources: dict[str, str]) -> dict[str, str]:
-    """A source for every value; a topic that does not say something itself has it from the general table."""
+    """A source for every value; what a topic or an identity does not say itself it has from the general table."""
     general = {
+        f"auth.identities.{quote(identity)}.limits.{name}": sources.get(f"auth.limits.{name}", DEFAULT)
+        for identity in settings.auth.identities
+        for name in fields(IdentityLimits)
+    }
+    general |= {
         f"topics.{quote(topic)}.{key}": source
         for topic in settings.topics.named
         for key, source in {
@@ -201,6 +210,18 @@ def _topic_settings(good: dict[Key, Any]) -> TopicSettings:
     return TopicSettings(**general, retention=Retention(**retention), named=named)
 
 
+def _auth_settings(good: dict[Key, Any]) -> AuthSettings:
+    deep = {key[1:]: value for key, value in good.items() if key[0] == "auth" and len(key) > 2}
+    limits = {key[1]: value for key, value in deep.items() if key[0] == "limits"}
+    identities = {}
+    for name in dict.fromkeys(key[1] for key in deep if key[0] == "identities"):
+        own = {key[2:]: value for key, value in deep.items() if key[:2] == ("identities", name)}
+        plain = {key[0]: value for key, value in own.items() if len(key) == 1 and key[0] != DECLARED}
+        of_its_own = {key[1]: value for key, value in own.items() if len(key) == 2}
+        identities[name] = IdentitySettings(**plain, limits=IdentityLimits(**limits | of_its_own))
+    return AuthSettings(**_plain("auth", good), limits=IdentityLimits(**limits), identities=identities)
+
+
 def _check_together(settings: Settings, sources: dict[str, str]) -> None:
     """Values that are good alone and not with each other.
 
@@ -216,4 +237,12 @@ def _check_together(settings: Settings, sources: dict[str, str]) -> None:
         if value < frame:
             complaint = f"must be at least limits.max_frame_bytes, {frame}: else no such frame fits"
             problems.add(sources.get(key, DEFAULT), key, complaint, value)
+    values = settings.flat()
+    for key, complaint in contradictions(settings):
+        problems.add(sources.get(key, DEFAULT), key, complaint, values[key])
+    chosen = settings.server.variant
+    if settings.tls.on and "tls" not in registry.get("server", chosen).capabilities:
+        able = ", ".join(entry.name for entry in registry.entries("server") if "tls" in entry.capabilities)
+        complaint = f"the server {chosen} has no TLS: choose one that has, {able}"
+        problems.add(sources.get("server.variant", DEFAULT), "server.variant", complaint, chosen)
     problems.raise_if_any()

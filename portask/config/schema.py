@@ -16,7 +16,9 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 import msgspec
 
+from portask.config.access import IdentityLimits, IdentitySettings
 from portask.config.settings import Retention, Settings, TopicOverride, quote, text
+from portask.config.tokens import hide
 from portask.contracts import FAMILIES
 from portask.errors import ConfigError
 
@@ -51,6 +53,8 @@ def section_type(section: str) -> type[msgspec.Struct]:
 
 def find_field(key: Key) -> Field | None:
     """The setting behind a key; ``None`` for one that does not exist, for options and for the receipt."""
+    if key[0] == "auth" and len(key) > 2:
+        return _find_in_auth(key)
     if key[0] == "topics" and len(key) > 2:
         if key[1] == "retention" and len(key) == 3:
             return fields(Retention).get(key[2])
@@ -60,6 +64,16 @@ def find_field(key: Key) -> Field | None:
     if len(key) != 2 or key[0] not in SECTIONS or key[0] == "receipt":
         return None
     return fields(section_type(key[0])).get(key[1])
+
+
+def _find_in_auth(key: Key) -> Field | None:
+    if key[1] == "limits":
+        return fields(IdentityLimits).get(key[2]) if len(key) == 3 else None
+    if key[1] != "identities":
+        return None
+    if len(key) == 4:
+        return fields(IdentitySettings).get(key[3])
+    return fields(IdentityLimits).get(key[4]) if len(key) == 5 and key[3] == "limits" else None
 
 
 def is_option(key: Key) -> bool:
@@ -73,7 +87,6 @@ def dotted(key: Key) -> str:
 
 
 _SECRET = re.compile(r"passw|secret|token|credential|api_?key", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 _SHOWN = 80
 
 
@@ -101,11 +114,11 @@ def redact(value: Any, name: str = "") -> Any:
     """``value`` with whatever looks like a secret left out, down to the last table."""
     if isinstance(value, dict):
         return {inner: redact(setting, inner) for inner, setting in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [redact(inner, name) for inner in value]
     if _SECRET.search(name):
         return "…"
-    return _USERINFO.sub("…@", value) if isinstance(value, str) else value
+    return hide(value) if isinstance(value, str) else value
 
 
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -144,7 +157,7 @@ class Problems:
     def add(self, where: str, key: str, complaint: str, value: Any = msgspec.UNSET) -> None:
         """One line: ``where: key = value: complaint``."""
         shown = "" if value is msgspec.UNSET else f" = {show(key, value)}"
-        self._lines.append(f"{where}: {key}{shown}: {complaint}")
+        self._lines.append(hide(f"{where}: {key}{shown}: {complaint}"))
 
     def unknown(self, where: str, key: Key, names: Iterable[str], value: Any = msgspec.UNSET) -> None:
         """A name that does not exist at its place, and those that do."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from portask.config.access import ANYONE, PLAIN, AuthSettings, TlsSettings
 from portask.contracts import FAMILIES
 
 DEFAULT_HOST = "127.0.0.1"
@@ -52,11 +53,17 @@ class ServerSettings(Struct, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="a TCP port, 0 to 65535; 0 for a free one")] = (
         DEFAULT_PORT
     )
+    insecure: Annotated[
+        Literal["", "no encryption", "anyone may connect"],
+        Meta(
+            description=f'"", "{PLAIN}" or "{ANYONE}": needed beyond loopback without [tls], without [auth]'
+        ),
+    ] = ""
     options: Options = {}
 
 
 class LimitSettings(Struct, frozen=True):
-    """``[limits]``: what one peer may cost."""
+    """``[limits]``: what one connection may cost; ``[auth.limits]`` is for identities."""
 
     max_frame_bytes: Annotated[
         int,
@@ -109,6 +116,13 @@ class LimitSettings(Struct, frozen=True):
             description="a number of channels, 1 to 1000000, and as many subscriptions a connection",
         ),
     ] = 10_000
+    max_published_per_s: Annotated[
+        int,
+        Meta(ge=0, le=10**9, description="a number of messages a second of one connection, 0 for no limit"),
+    ] = 0
+    max_published_bytes_per_s: Annotated[
+        int, Meta(ge=0, le=2**40, description="a number of bytes a second of one connection, 0 for no limit")
+    ] = 0
 
 
 class Retention(Struct, frozen=True):
@@ -187,6 +201,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
 
     server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
+    auth: AuthSettings = AuthSettings()
     codec: Choice = Choice("cbor2")
     ring: Choice = Choice("deque")
     pool: Choice = Choice("none")
@@ -213,18 +229,28 @@ class Settings(Struct, frozen=True, kw_only=True):
         found: dict[str, Any] = {}
         for section in self.__struct_fields__[:-1]:
             for name, value in msgspec.to_builtins(getattr(self, section), enc_hook=str).items():
-                if name in {"options", "retention"}:
+                if name in {"options", "retention", "limits"}:
                     found |= {f"{section}.{name}.{quote(inner)}": setting for inner, setting in value.items()}
                 elif name == "named":
                     for topic, own in value.items():
-                        table = f"{section}.{quote(topic)}"
-                        found[f"{table}.partitions"] = own["partitions"]
-                        found |= {
-                            f"{table}.retention.{limit}": most for limit, most in own["retention"].items()
-                        }
+                        found |= _flat(f"{section}.{quote(topic)}", own)
+                elif name == "identities":
+                    for identity, own in value.items():
+                        found |= _flat(f"{section}.{name}.{quote(identity)}", own)
                 else:
                     found[f"{section}.{name}"] = value
         return found
+
+
+def _flat(table: str, own: dict[str, Any]) -> dict[str, Any]:
+    """What stands in one table of many, with the tables in it."""
+    found: dict[str, Any] = {}
+    for name, value in own.items():
+        if isinstance(value, dict):
+            found |= {f"{table}.{name}.{inner}": setting for inner, setting in value.items()}
+        else:
+            found[f"{table}.{name}"] = value
+    return found
 
 
 def quote(name: str) -> str:

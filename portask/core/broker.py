@@ -22,10 +22,13 @@ import structlog
 
 from portask.contracts import LATEST, Deferred, Explained, Found, Gathering, Shared, Storage
 from portask.core import requests
+from portask.core.admission import Admission
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
 from portask.core.delivery import Delivery
+from portask.core.identities import Authenticator
 from portask.core.inboxes import Inboxes
+from portask.core.pacing import Pacing
 from portask.core.partitions import Partition, Subscription, Topic
 from portask.core.producers import ProducerTable
 from portask.core.ranges import NEVER
@@ -59,6 +62,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         keepalive: Silence after which a client is hung up on; 0 for never. Clients ping at a third of it.
         max_connections: Further ones are refused with a reason.
         max_unacked_bytes: Publishes of one connection that may wait for the storage; above it, reading is paused.
+        publish_messages: Messages a second that one connection may publish; above it, it is not read. 0: no limit.
+        publish_bytes: Bytes a second, likewise.
         auto_create: Whether OPEN creates a topic.
         default_partitions: For topics that are created without a number.
         max_partitions: Most that a client may ask for.
@@ -76,6 +81,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: int = 90 * _SECOND
     max_connections: int = 100_000
     max_unacked_bytes: int = 64 * 1024 * 1024
+    publish_messages: int = 0
+    publish_bytes: int = 0
     auto_create: bool = True
     default_partitions: int = 1
     max_partitions: int = 1024
@@ -97,16 +104,27 @@ class Broker:
         producers: Where each idempotent producer stands.
         inboxes: Where replies go.
         groups: Consumer groups, whether anybody is there or not.
+        admission: Who may come in, and what for.
+        pacing: Who has to wait.
         arrived: Sessions that received something since the last turn.
         touched: Partitions that were appended to in this turn; see also `touch`.
         shared: The storage, if other brokers use it, too.
     """
 
     def __init__(
-        self, storage: Storage, options: Options | None = None, rewrite: Rewrite | None = None
+        self,
+        storage: Storage,
+        options: Options | None = None,
+        rewrite: Rewrite | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
-        """Finds the topics and groups again that ``storage`` knows; ``rewrite`` makes dead letters."""
+        """Finds the topics and groups again that ``storage`` knows; ``rewrite`` makes dead letters.
+
+        Without an ``authenticator`` everybody may do everything.
+        """
         self.options = options or Options()
+        self.admission = Admission(self, authenticator)
+        self.pacing = Pacing(self)
         self.storage = storage
         self.wake: Callable[[], None] = lambda: None
         self.now = 0
@@ -150,11 +168,11 @@ class Broker:
             promise=requests.promise_of(self.storage),
         )
 
-    def connect(self, peer: str, now: int) -> Session:
+    def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
         if self._explained is not None and self._explained.promise != self._offer.promise:
             self._offer = self._make_offer()
-        session = Session(self, peer, self._offer, now)
+        session = Session(self, peer, self._offer, now, certificate)
         if len(self.sessions) >= self.options.max_connections:
             most = self.options.max_connections
             session.connection.fail(
@@ -171,6 +189,9 @@ class Broker:
         if self.sessions.pop(session, session) is session:
             return
         self._let_go(session)
+        self.admission.leave(session)
+        self.pacing.forget(session)
+        session.connection.gate = None  # it leads back to the session
         session.closing = True
         self.arrived.pop(session, None)
         self._dirty.pop(session, None)
@@ -195,6 +216,7 @@ class Broker:
         self.now = now
         self.turns += 1
         self.in_turn = True
+        self.admission.renew()
         if self._deferred is not None:
             self._deferred.poll()
         groups = self.groups
@@ -228,6 +250,7 @@ class Broker:
             self._sweep(now)
         if gathering is not None:
             gathering.commit()  # what deliveries and timers saved or appended
+        self.pacing.rouse(now)
         dirty.update(arrived)  # last: deliveries leave before acks, for somebody waits for them
         self.in_turn = False
         self._dirty = {}
@@ -243,7 +266,7 @@ class Broker:
         if groups.groups and groups.busy:
             return 0
         if self.sessions or self.options.retention:
-            return min(self._next_sweep, groups.due)
+            return min(self._next_sweep, groups.due, self.pacing.due)
         return groups.due if groups.due < NEVER else None
 
     def drain(self, now: int) -> None:
@@ -363,6 +386,9 @@ class Broker:
 
     def forget(self, subscription: Subscription) -> None:
         """Takes a subscription's cursors off their partitions."""
+        account = subscription.session.standing.account
+        if account is not None:
+            account.subscriptions.pop(subscription, None)
         if subscription.member is not None:
             for seat in subscription.member.seats:
                 subscription.session.cursors.pop(seat.delivery, None)
@@ -385,21 +411,24 @@ class Broker:
         if session.acking:
             session.flush_acks()
         session.answered = 0
-        if state is _OPEN and not (session.inbox or session.unacked or session.owed or session.congested):
+        if state is _OPEN and not (
+            session.inbox or session.unacked or session.owed or session.congested or session.paced
+        ):
             session.paused = False
             return  # the rule
         if session.congested:
             session.owed += connection.queued
         held = bool(session.inbox)
+        slowed = session.paced and self.pacing.holds(session, self.now)
         session.paused = (
-            held or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
+            held or slowed or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
         )
         if held and not session.congested and session.reading <= ANSWERS_LIMIT:
             self.arrived[session] = None
         if state is State.DRAINING and not (session.unacked or session.reading or held):
             requests.finish_drain(session)
             self._let_go(session)
-        if state is State.CLOSED:
+        if state is State.CLOSED and not self.pacing.silences(session, self.now):
             session.closing = True
             self._let_go(session)
             fault = session.connection.fault
@@ -418,6 +447,7 @@ class Broker:
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""
         self._next_sweep = now + SWEEP
+        self.admission.sweep(now)
         handshakes = self._handshakes
         limit = now - self.options.hello_timeout
         while handshakes and (
@@ -431,7 +461,7 @@ class Broker:
         if self.options.keepalive:
             silent = now - self.options.keepalive
             for session in self.sessions:
-                if session.last_seen < silent and not session.gone:
+                if session.last_seen < silent and not (session.gone or session.paused):
                     seconds = self.options.keepalive / _SECOND
                     session.connection.fail(
                         RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING")

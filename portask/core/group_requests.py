@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from portask.contracts import LATEST, Found
+from portask.core.accounts import permit
 from portask.core.coordinator import Saved
 from portask.core.groups import Group, Member, Seat, Share
 from portask.core.partitions import Partition, Subscription
@@ -54,7 +55,7 @@ class Joining:
         if not subscription.literal:
             wanted = [each for each in wanted if not group.settings.avoids(each.key.topic)]
         _check_dead_letters(self._broker, group, wanted)
-        self._session.subscriptions[self._frame.channel] = subscription
+        self._session.add(subscription)
         subscription.member = self._broker.groups.join(group, subscription, body.max_in_flight)
         self._waiting = len(wanted)
         if not wanted:
@@ -221,16 +222,19 @@ def _check(share: Share, ranges: Sequence[tuple[int, int]]) -> None:
             )
 
 
-def describe(broker: Broker, text: str) -> list[control.GroupInfo]:
-    """The groups whose names match the filter ``text``; none for an empty one."""
+def describe(broker: Broker, text: str, seen: Callable[[str], bool]) -> list[control.GroupInfo]:
+    """The groups whose names match the filter ``text``; none for an empty one.
+
+    ``seen`` tells of the names of groups and topics which may be mentioned.
+    """
     if not text:
         return []
     matches = matcher(check_filter(text))
     groups = sorted(broker.groups.groups.values(), key=lambda group: group.name)
-    return [_info(group) for group in groups if matches(group.name)]
+    return [_info(group, seen) for group in groups if matches(group.name) and seen(group.name)]
 
 
-def _info(group: Group) -> control.GroupInfo:
+def _info(group: Group, seen: Callable[[str], bool]) -> control.GroupInfo:
     settings = group.settings
     members = [
         control.MemberInfo(
@@ -255,6 +259,7 @@ def _info(group: Group) -> control.GroupInfo:
             share.skipped,
         )
         for share in shares
+        if seen(share.partition.key.topic)
     ]
     return control.GroupInfo(
         group.name,
@@ -269,6 +274,7 @@ def _info(group: Group) -> control.GroupInfo:
 def drop(broker: Broker, session: Session, frame: Frame) -> None:
     """DROP_GROUP."""
     body = control.decode(frame.body, control.DropGroup)
+    permit(session, "drop_group", body.group)
     broker.groups.drop(body.group)
     if frame.correlation:
         session.connection.send(Opcode.DROP_GROUP, b"", frame.correlation, frame.channel, REPLY)

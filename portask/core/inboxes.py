@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portask.core.accounts import permit
 from portask.core.partitions import Partition
 from portask.core.topics import is_literal
 from portask.errors import Draining, LocalProtocolError, NotPermitted, RemoteProtocolError, UnknownTopic
@@ -68,7 +69,7 @@ def send(broker: Broker, session: Session, frame: Frame) -> None:
 
     Raises:
         UnknownTopic: nobody subscribes to that inbox.
-        NotPermitted: nobody there takes more at the moment.
+        NotPermitted: nobody there takes more at the moment, or this client may not publish there.
         Draining: the broker is going away.
         BatchError: the batch is damaged or too large.
         RemoteProtocolError: no correlation id, or no name.
@@ -78,7 +79,10 @@ def send(broker: Broker, session: Session, frame: Frame) -> None:
     if broker.draining:
         raise Draining("this broker is going away: send to another, or later")
     name, data = inboxes.unpack(frame.body)
+    permit(session, "publish", name)
     batch = batches.parse(data, broker.options.max_raw)
+    if session.meter is not None:
+        session.meter.spend(batch.count, len(batch.data), broker.now)
     inbox = broker.inboxes.get(name)
     if inbox is None:
         raise UnknownTopic(f"nobody waits at {name}: who asked has gone")

@@ -70,6 +70,7 @@ class Subscription:
 
     Attributes:
         channel: The client's number for it.
+        filter: What was asked for.
         matches: Whether a topic is meant.
         literal: Whether it names one topic.
         messages: Credit left, in messages. Below zero after a batch took more than there was: batches are
@@ -82,6 +83,7 @@ class Subscription:
         "bytes",
         "channel",
         "cursors",
+        "filter",
         "literal",
         "matches",
         "member",
@@ -93,6 +95,7 @@ class Subscription:
     def __init__(self, session: Session, channel: int, text: str, only_partition: int | None) -> None:
         self.session = session
         self.channel = channel
+        self.filter = text
         self.matches = matcher(text)
         self.literal = is_literal(text)
         self.only_partition = only_partition

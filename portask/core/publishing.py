@@ -34,6 +34,8 @@ def publish(broker: Broker, session: Session, frame: Frame) -> None:
     if batch is None or batch.raw_length > broker.options.max_raw:
         batch = batches.parse(frame.body, broker.options.max_raw)
     slot = [frame.correlation, -1, len(batch.data)]
+    if session.meter is not None:
+        session.meter.spend(batch.count, slot[2], broker.now)
     if frame.correlation:
         channel.slots.append(slot)
         session.unacked += slot[2]

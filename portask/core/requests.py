@@ -9,6 +9,7 @@ import structlog
 
 from portask.contracts import EARLIEST, LATEST, Catalog, Explained, Found, Storage
 from portask.core import group_requests, inboxes
+from portask.core.accounts import permit, visible
 from portask.core.fetching import Fetch
 from portask.core.groups import Seat
 from portask.core.partitions import Cursor, Partition, Subscription, Topic
@@ -65,6 +66,9 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Open)
     if not 0 < frame.channel < control.DELIVERY_CHANNELS:
         raise RemoteProtocolError(f"channel {frame.channel} is not a client's to open")
+    permit(session, "publish", body.topic)
+    if body.topic not in broker.topics:
+        permit(session, "create", body.topic)
     channel = frame.channel
 
     def found(topic: Topic | None, error: PortaskError | None) -> None:
@@ -72,6 +76,7 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
             opened(error)
             return
         try:
+            permit(session, "publish", body.topic)  # the rules may have changed while others were asked
             partition = _partition(topic, body.partition)
             _check_channel(broker, session, channel, partition)
         except PortaskError as refusal:
@@ -131,6 +136,8 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
     if body.partition is not None and body.partition < 0:
         raise RemoteProtocolError(f"partition {body.partition}: the first is 0")
     check_filter(body.filter)
+    broker.admission.permit(session, body.filter, body.group, body.dead_letter)
+    broker.admission.check_room(session)
     session.make_room()
     subscription = Subscription(session, number, body.filter, body.partition)
     subscription.messages, subscription.bytes = body.messages, body.bytes
@@ -138,7 +145,7 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
     if body.group:
         group_requests.Joining(broker, subscription, frame, body).begin(wanted)
         return
-    session.subscriptions[number] = subscription
+    session.add(subscription)
     waiting = len(wanted)
     failed = False
 
@@ -284,6 +291,7 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Fetch)
     if not frame.correlation:
         raise RemoteProtocolError("FETCH needs a correlation id")
+    permit(session, "subscribe", body.topic)
     topic = broker.topics.get(body.topic)
     if topic is None:
         raise UnknownTopic(f"there is no topic {body.topic!r}")
@@ -297,7 +305,8 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
 def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Describe)
     matches = matcher(check_filter(body.filter)) if body.filter else str.isspace  # no topic's name is
-    groups = group_requests.describe(broker, body.groups)
+    seen = visible(session)
+    groups = group_requests.describe(broker, body.groups, seen)
     session.make_room()
     storage = broker.storage
     catalog = storage if isinstance(storage, Catalog) else None
@@ -328,7 +337,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
         broker.mark(session)
 
     for topic in sorted(broker.topics.values(), key=lambda topic: topic.name):
-        if not matches(topic.name):
+        if not matches(topic.name) or not seen(topic.name):
             continue
         parts = []
         for partition in topic.partitions:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from portask.core.accounts import STRANGER, Standing
 from portask.core.partitions import Cursor, Partition, Subscription
+from portask.core.rates import Meter
 from portask.errors import OffsetOutOfRange, PortaskError
 from portask.messages import Buffer
 from portask.wire import control
@@ -60,12 +62,20 @@ class Session:
         answered: Bytes of answers to requests that ask for much, in this turn.
         owed: Bytes that were queued while it was congested.
         told: It knows that the broker is going away.
+        certificate: Names in the certificate of its client.
+        standing: Whose it is, and what that allows.
+        meter: How fast it publishes, if that is limited.
+        paced: `portask.core.pacing` has to be asked whether it may be read.
+        rests: `portask.core.pacing` will look at it again by itself.
+        answer_at: When its last words may leave, µs; 0 for at once.
     """
 
     __slots__ = (
         "_broker",
         "acking",
+        "answer_at",
         "answered",
+        "certificate",
         "channels",
         "closing",
         "congested",
@@ -74,23 +84,40 @@ class Session:
         "inbox",
         "last_seen",
         "logged",
+        "meter",
         "next_delivery",
         "output",
         "owed",
+        "paced",
         "paused",
         "peer",
         "reading",
+        "rests",
         "since",
+        "standing",
         "subscriptions",
         "take_output",
         "told",
         "unacked",
     )
 
-    def __init__(self, broker: Broker, peer: str, offer: control.Welcome, now: int) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        peer: str,
+        offer: control.Welcome,
+        now: int,
+        certificate: tuple[str, ...] = (),
+    ) -> None:
         self._broker = broker
         self.peer = peer
+        self.certificate = certificate
+        self.standing: Standing = STRANGER
+        self.meter: Meter | None = None
+        self.paced = self.rests = False
+        self.answer_at = 0
         self.connection = Connection(Role.BROKER, offer)
+        self.connection.gate = self._greet
         self.output = self.connection.output
         self.take_output: Callable[[], list[Buffer]] = self.connection.take_output
         self.closing = False
@@ -126,6 +153,16 @@ class Session:
     def frame_limit(self) -> int:
         """See `portask.contracts.FramedEndpoint.frame_limit`."""
         return self.connection.limit
+
+    def add(self, subscription: Subscription) -> None:
+        """A new subscription; `Broker.forget` ends it."""
+        self.subscriptions[subscription.channel] = subscription
+        account = self.standing.account
+        if account is not None:
+            account.subscriptions[subscription] = None
+
+    def _greet(self, hello: control.Hello) -> str:
+        return self._broker.admission.admit(self, hello)
 
     @property
     def gone(self) -> bool:

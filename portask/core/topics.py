@@ -55,6 +55,22 @@ def is_literal(text: str) -> bool:
     return "*" not in text and ">" not in text
 
 
+def covers(allowed: str, asked: str) -> bool:
+    """Whether every topic that the checked filter ``asked`` matches is one that ``allowed`` matches.
+
+    Exact: tokens come from an endless supply, so no list of names can take the place of ``*``. Costs about 1 µs.
+    """
+    given, wanted = allowed.split("."), asked.split(".")
+    for at, part in enumerate(given):
+        if at == len(wanted):
+            return False
+        if part == ">":
+            return True
+        if wanted[at] == ">" or part not in {"*", wanted[at]}:
+            return False
+    return len(given) == len(wanted)
+
+
 def matcher(text: str) -> Callable[[str], object]:
     """A function that is true for the topics that the checked filter ``text`` matches."""
     if is_literal(text):

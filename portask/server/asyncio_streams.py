@@ -62,4 +62,4 @@ class StreamsServer(LoopServer):
                 driver.disconnect(link)
                 writer.close()
 
-        return await asyncio.start_server(serve, host, port, limit=_READ, backlog=self.backlog)
+        return await asyncio.start_server(serve, host, port, limit=_READ, **self.listening)

@@ -12,15 +12,19 @@ from portask.config.settings import Settings
 from portask.contracts import FAMILIES, Server, Storage
 from portask.core.broker import Broker, Options
 from portask.core.retention import Retention
+from portask.server.authentication import authenticator
 from portask.server.dead_letters import rewrite
+from portask.server.tls import Tls, tls
 
 _US = 1_000_000
 PARTS = ("pool", "workers", "compression", "ring")
 """Families whose chosen variant is handed to every other variant that has a parameter of that name."""
 
 
-def build(settings: Settings) -> tuple[Broker, Server]:
+def build(settings: Settings, encryption: Tls | None = None) -> tuple[Broker, Server]:
     """A broker and the server to run it, made of the variants that ``settings`` choose.
+
+    ``encryption`` is what `portask.server.tls.tls` makes of the settings, for those who want to have a hand on it.
 
     A part is handed on by name: a storage with a parameter ``compression`` gets the chosen compression, a
     server with a parameter ``pool`` the chosen pool. Parts that nobody asks for are not made.
@@ -30,10 +34,10 @@ def build(settings: Settings) -> tuple[Broker, Server]:
         VariantUnavailable: a library is missing.
         ConfigError: a variant refuses its options.
     """
-    given = {"max_bytes": settings.memory.max_bytes}
+    given = {"max_bytes": settings.memory.max_bytes, "tls": encryption or tls(settings)}
     storage: Storage = _make(settings, "storage", given)
     server: Server = _make(settings, "server", given)
-    return Broker(storage, options(settings), rewrite), server
+    return Broker(storage, options(settings), rewrite, authenticator(settings.auth)), server
 
 
 def options(settings: Settings) -> Options:
@@ -51,6 +55,8 @@ def options(settings: Settings) -> Options:
         max_connections=limits.max_connections,
         max_raw=limits.max_raw_bytes,
         max_unacked_bytes=limits.max_unacked_bytes,
+        publish_messages=limits.max_published_per_s,
+        publish_bytes=limits.max_published_bytes_per_s,
         max_channels=limits.max_channels,
         auto_create=topics.auto_create,
         default_partitions=topics.default_partitions,

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 from portask.contracts import Endpoint, Engine
 from portask.messages import Buffer
+from portask.server.tls import Tls, names_in
 
 _JOIN_BELOW = 64 * 1024
 
@@ -92,7 +94,8 @@ class Driver:
         """A link for a new connection. The engine may refuse it: then the next turn says so and closes."""
         peer = transport.get_extra_info("peername")
         name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
-        endpoint = self.engine.connect(name, self.now())
+        certificate = names_in(transport.get_extra_info("peercert"))
+        endpoint = self.engine.connect(name, self.now(), certificate)
         link = self.links[endpoint] = make(endpoint, transport)
         self.arrived()
         return link
@@ -164,16 +167,23 @@ class LoopServer:
         grace: Seconds that clients get to finish when the server stops, and to read the rest when they are
             hung up on.
         backlog: Connections that may wait to be accepted.
+        tls: How to encrypt; not at all without it.
     """
 
-    def __init__(self, grace: float = 5.0, backlog: int = 4096) -> None:
+    def __init__(self, grace: float = 5.0, backlog: int = 4096, tls: Tls | None = None) -> None:
         self.grace = grace
-        self.backlog = backlog
+        self.listening: dict[str, Any] = {"backlog": backlog}
+        if tls is not None:
+            self.listening |= {
+                "ssl": tls.context,
+                "ssl_handshake_timeout": tls.handshake_timeout,
+                "ssl_shutdown_timeout": max(grace, 0.1),
+            }
         self._stopping: Callable[[], None] | None = None
         self._stopped = False
 
     async def listen(self, driver: Driver, host: str, port: int) -> asyncio.Server:
-        """Starts accepting; each accepted connection gets a link of ``driver``."""
+        """Starts accepting, with the arguments in ``listening``; each connection gets a link of ``driver``."""
         raise NotImplementedError
 
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:

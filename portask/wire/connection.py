@@ -16,6 +16,7 @@ nobody knows is answered with ERROR and the connection goes on (RFC-style tolera
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 import msgspec
@@ -135,6 +136,8 @@ class Connection:
         welcome: What was agreed, once it was.
         hello: What the client said, on the broker's side.
         fault: Why the connection is closed, if a fault closed it.
+        gate: Asked on the broker's side before HELLO is answered: gives the name by which the client is known, or
+            raises why it may not come in.
         limit: Largest body that may come now, bytes: little before the handshake is complete.
         output: What waits to be written, in order. Always the same list: taking out is clearing it.
     """
@@ -146,6 +149,7 @@ class Connection:
         "_peer_limit",
         "_plain",
         "fault",
+        "gate",
         "hello",
         "limit",
         "output",
@@ -164,6 +168,7 @@ class Connection:
         self.hello: control.Hello | None = None
         self.welcome: control.Welcome | None = None
         self.fault: PortaskError | None = None
+        self.gate: Callable[[control.Hello], str] | None = None
         self._offer = offer or control.Welcome(VERSION, max_frame, "portask", "memory")
         self._parser: FrameParser | None = None  # made when it is needed: a server may cut frames itself
         self._peer_limit = HELLO_LIMIT
@@ -264,9 +269,11 @@ class Connection:
                 f"max_frame {hello.max_frame} is too small: {HELLO_LIMIT} bytes at least"
             )
         self.hello = hello
+        gate, self.gate = self.gate, None
+        identity = gate(hello) if gate is not None else ""
         self._peer_limit = hello.max_frame
         granted = [feature for feature in hello.features if feature in self._offer.features]
-        self.welcome = msgspec.structs.replace(self._offer, features=granted)
+        self.welcome = msgspec.structs.replace(self._offer, features=granted, identity=identity)
         self.send(Opcode.WELCOME, control.encode(self.welcome))
 
     def _welcomed(self, welcome: control.Welcome) -> None:

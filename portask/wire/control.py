@@ -29,7 +29,7 @@ class Hello(msgspec.Struct, omit_defaults=True):
         max_frame: Largest body it takes, bytes.
         client: Name and version, for logs.
         features: Optional abilities it asks for.
-        token: Authentication, if the broker asks for it.
+        token: Who it is, for a broker that asks; never shown.
     """
 
     versions: list[int]
@@ -37,6 +37,9 @@ class Hello(msgspec.Struct, omit_defaults=True):
     client: str = ""
     features: list[str] = []
     token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Hello({self.versions!r}, client={self.client!r}, token={'…' if self.token else None})"
 
 
 class Welcome(msgspec.Struct):
@@ -51,6 +54,7 @@ class Welcome(msgspec.Struct):
         keepalive: Seconds of silence after which the broker hangs up; 0 for never.
         codec: The codec that a client without a choice of its own should use; empty for the client's default.
         compression: Likewise.
+        identity: The name by which the broker knows the client; empty if it does not ask.
         promise: ``durability`` in words, where the storage is a server that has its own: what it told of itself.
     """
 
@@ -62,6 +66,7 @@ class Welcome(msgspec.Struct):
     keepalive: float = 0
     codec: str = ""
     compression: str = ""
+    identity: str = ""
     promise: str = ""
 
 

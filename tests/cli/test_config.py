@@ -31,6 +31,7 @@ def test_defaults_are_printed_too() -> None:
         "variant": "asyncio-streams",
         "host": "127.0.0.1",
         "port": Settings().server.port,
+        "insecure": "",
     }
     assert printed["storage"] == {
         "variant": "segment-log",

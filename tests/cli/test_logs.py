@@ -7,11 +7,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from io import StringIO
+from typing import Any
 
 import pytest
 import structlog
 
 from portask.admin import logs
+from portask.config import tokens
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +89,20 @@ def test_terminals_get_text_and_colours_unless_unwanted(monkeypatch: pytest.Monk
         assert "ready" in terminal.getvalue()
         assert ("\x1b[" in terminal.getvalue()) is color
         assert not terminal.getvalue().startswith("{")
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_tokens_stay_out_wherever_they_stand(capsys: pytest.CaptureFixture[str], style: Any) -> None:
+    logs.configure("info", style)
+    token = tokens.mint("orders")
+    log = structlog.get_logger("portask.test")
+    log.info(token, where=token, deep=[{"a": token}], bad=ValueError(token))
+    logging.getLogger("asyncio").warning("%s", token)
+    try:
+        raise ValueError(token)
+    except ValueError:
+        log.exception("failed")
+    said = capsys.readouterr().err
+    assert "ValueError" in said
+    assert token[-40:] not in said
+    assert said.count("portask_…") >= 6

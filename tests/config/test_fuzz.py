@@ -58,6 +58,8 @@ def read(path: Path, table: dict[str, Any], environ: dict[str, str] | None = Non
 @given(table=tables)
 @example({"topics": {"a.b": {"retention": 3}}})
 @example({"storage": {"options": {"a.b": {"c": 1}}}})
+@example({"auth": {"identities": {"a": {"limits": 3}, "b": 3, "c d": {}, "e": {"allow": [{}]}}}})
+@example({"auth": {"identities": {"a": {"zzz": {}}}, "limits": {"zzz": 1}}})
 def test_any_table(tmp_path: Path, table: dict[str, Any]) -> None:
     read(tmp_path / "any.toml", table)
 
@@ -100,7 +102,7 @@ good = st.fixed_dictionaries(
     {},
     optional={
         "server": st.fixed_dictionaries(
-            {}, optional={"port": st.integers(0, 9), "host": st.sampled_from(["a", "b"])}
+            {}, optional={"port": st.integers(0, 9), "host": st.sampled_from(["::1", "localhost"])}
         ),
         "limits": st.fixed_dictionaries(
             {}, optional={"max_unacked_bytes": st.integers(65536, 65540), "idle_timeout_s": st.integers(0, 3)}
@@ -111,6 +113,23 @@ good = st.fixed_dictionaries(
                 "retention": st.fixed_dictionaries({}, optional={"bytes": st.integers(0, 3)}),
                 "a.b": st.fixed_dictionaries({}, optional={"partitions": st.integers(1, 3)}),
                 "c": st.fixed_dictionaries({}, optional={"retention": st.just({"count": 3})}),
+            },
+        ),
+        "auth": st.fixed_dictionaries(
+            {},
+            optional={
+                "limits": st.fixed_dictionaries({}, optional={"max_connections": st.integers(0, 2)}),
+                "identities": st.dictionaries(
+                    st.sampled_from(["a", "b-c"]),
+                    st.fixed_dictionaries(
+                        {},
+                        optional={
+                            "allow": st.just([{"action": ["publish", "create"], "filter": "a.>"}]),
+                            "limits": st.just({"max_connections": 3}),
+                        },
+                    ),
+                    max_size=2,
+                ),
             },
         ),
         "logging": st.fixed_dictionaries({}, optional={"level": st.sampled_from(["debug", "error"])}),

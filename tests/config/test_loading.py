@@ -78,11 +78,11 @@ def test_every_section_of_a_file_arrives(path: Path) -> None:
 
 
 def test_the_environment_goes_over_the_file_and_the_command_line_over_both(path: Path) -> None:
-    path.write_text('[server]\nport = 1001\nhost = "10.0.0.1"\n[limits]\nmax_unacked_bytes = 70000\n')
-    environ = {"PORTASK_SERVER_PORT": "1002", "PORTASK_SERVER_HOST": "10.0.0.2", "HOME": "/root"}
+    path.write_text('[server]\nport = 1001\nhost = "127.0.0.1"\n[limits]\nmax_unacked_bytes = 70000\n')
+    environ = {"PORTASK_SERVER_PORT": "1002", "PORTASK_SERVER_HOST": "127.0.0.2", "HOME": "/root"}
     loaded = resolve(path, environ, {"server.port": 1003})
     assert loaded.settings.server.port == 1003
-    assert loaded.settings.server.host == "10.0.0.2"
+    assert loaded.settings.server.host == "127.0.0.2"
     assert loaded.settings.limits.max_unacked_bytes == 70000
     assert loaded.sources["server.port"] == "command line"
     assert loaded.sources["server.host"] == "environment variable PORTASK_SERVER_HOST"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from portask.contracts import EARLIEST, Storage
 from portask.core.broker import Broker, Options
+from portask.core.identities import Authenticator
 from portask.core.session import Session
 from portask.messages import Message, RecordBatch
 from portask.reference.codec import Cbor2Codec
@@ -24,9 +25,14 @@ CODEC = Cbor2Codec()
 class Desk:
     """A broker and what a server does around it. A receive buffer is destroyed after its turn, as servers do."""
 
-    def __init__(self, options: Options | None = None, storage: Storage | None = None) -> None:
+    def __init__(
+        self,
+        options: Options | None = None,
+        storage: Storage | None = None,
+        authenticator: Authenticator | None = None,
+    ) -> None:
         self.storage = storage or MemoryStorage()
-        self.broker = Broker(self.storage, options)
+        self.broker = Broker(self.storage, options, authenticator=authenticator)
         self.now = START
         self.clients: dict[Session, Client] = {}
         self.woken = 0
@@ -35,12 +41,20 @@ class Desk:
     def _wake(self) -> None:
         self.woken += 1
 
-    def client(self, *, greet: bool = True, max_frame: int = DEFAULT_LIMIT) -> Client:
+    def client(
+        self,
+        *,
+        greet: bool = True,
+        max_frame: int = DEFAULT_LIMIT,
+        token: str | None = None,
+        peer: str = "test:1",
+        certificate: tuple[str, ...] = (),
+    ) -> Client:
         """A new connection, past its handshake unless told otherwise."""
-        client = Client(self, max_frame)
+        client = Client(self, max_frame, peer, certificate)
         self.clients[client.session] = client
         if greet:
-            client.connection.send_hello("test")
+            client.connection.send_hello("test", token)
             self.turn()
             assert client.take(Opcode.WELCOME)
         return client
@@ -76,10 +90,16 @@ class Client:
         deaf: Set to leave the broker's output where it is, as a socket does whose peer does not read.
     """
 
-    def __init__(self, desk: Desk, max_frame: int) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        max_frame: int = DEFAULT_LIMIT,
+        peer: str = "test:1",
+        certificate: tuple[str, ...] = (),
+    ) -> None:
         self.desk = desk
         self.connection = Connection(Role.CLIENT, max_frame=max_frame)
-        self.session = desk.broker.connect("test:1", desk.now)
+        self.session = desk.broker.connect(peer, desk.now, certificate)
         self.arrived: list[Frame] = []
         self.raw = b""
         self.hung_up = False

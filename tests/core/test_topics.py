@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from portask.core.topics import MAX_LENGTH, check_filter, check_name, is_literal, matcher
+from portask.core.topics import MAX_LENGTH, check_filter, check_name, covers, is_literal, matcher
 from portask.errors import InvalidTopic
 
 # Few tokens, so that names and filters meet; some are prefixes of others, and one looks like a pattern.
@@ -38,6 +39,31 @@ def matches(tokens: list[str], topic: list[str]) -> bool:
 def test_a_filter_matches_what_its_tokens_say(text: str, topic: str) -> None:
     found = matcher(check_filter(text))
     assert bool(found(check_name(topic))) == matches(text.split("."), topic.split("."))
+
+
+def test_a_filter_covers_another_if_and_only_if_it_matches_all_of_its_topics() -> None:
+    """Every pair of short filters, over every name of up to one token more.
+
+    One of the tokens is in no filter: what a filter matches of these names decides what it matches of all.
+    """
+    names = [list(tokens) for length in range(1, 5) for tokens in product(("a", "ab", "new"), repeat=length)]
+    filters = [
+        [*tokens, *rest]
+        for length in range(3)
+        for tokens in product(("a", "ab", "*"), repeat=length)
+        for rest in ([], ["a"], ["*"], [">"])
+        if tokens or rest
+    ]
+    matched = {
+        ".".join(tokens): {".".join(name) for name in names if matches(tokens, name)} for tokens in filters
+    }
+    for (allowed, more), (asked, fewer) in product(matched.items(), repeat=2):
+        assert covers(allowed, asked) is (fewer <= more), (allowed, asked)
+
+
+@given(FILTERS, NAMES)
+def test_a_filter_covers_a_name_if_it_matches_it(text: str, topic: str) -> None:
+    assert covers(text, topic) is bool(matcher(text)(topic))
 
 
 @given(NAMES)

@@ -46,4 +46,4 @@ class ProtocolServer(LoopServer):
     async def listen(self, driver: Driver, host: str, port: int) -> asyncio.Server:
         """Starts accepting."""
         loop = asyncio.get_running_loop()
-        return await loop.create_server(lambda: _Protocol(driver), host, port, backlog=self.backlog)
+        return await loop.create_server(lambda: _Protocol(driver), host, port, **self.listening)

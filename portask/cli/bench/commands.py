@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from portask.cli.bench.payloads import MOST_PRODUCERS, SMALLEST, new_run
-from portask.cli.options import json_option, url_option
+from portask.cli.options import access, broker_options, json_option
 from portask.cli.sub import Start, parse_duration, parse_start
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _options(*names: str) -> Callable[[Function], Function]:
             "--codec", metavar="NAME", help="Of batches.  [default: what the broker recommends]"
         ),
         "compression": click.option("--compression", metavar="NAME", help="Likewise."),
-        "url": url_option,
+        "url": broker_options,
         "json": json_option,
         "no_progress": click.option("--no-progress", is_flag=True, help="Show nothing until the end."),
     }
@@ -298,6 +298,7 @@ def _load(kind: Kind, topic: str, given: dict[str, Any]) -> Load:
     linger: timedelta | None = given.get("linger")
     return Load(
         url=given["url"],
+        access=access(given["url"]),
         kind=kind,
         topic=topic,
         run=new_run(text=given.get("filler") == "text"),

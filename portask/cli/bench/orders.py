@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from portask.cli.bench.ledger import Stream
+from portask.client.options import Access
 
 Kind: TypeAlias = Literal["pub", "sub", "both", "latency"]
 
@@ -17,6 +18,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         url: Where the broker is.
+        access: How to get in: arguments of `portask.connect`. A token is one of them: it goes to the processes by
+            their stdin, where nobody else sees it.
         kind: The command.
         topic: What to publish to, or the filter to subscribe to.
         run: Stands in every payload; of no meaning for ``sub``.
@@ -40,6 +43,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     url: str
+    access: Access = {}
     kind: Kind
     topic: str
     run: int = 0

@@ -48,7 +48,7 @@ async def run(
             measured is printed before.
     """
     logging.getLogger("portask").addHandler(logging.NullHandler())  # what goes wrong is said once, at the end
-    async with connect(load.url, reconnect=False) as client:
+    async with connect(load.url, reconnect=False, **load.access) as client:
         load = await _prepared(client, load, partitions)
         setting = await _setting(client, load, command_line(load, processes, waits))
         before = await _next_offsets(client, load)
@@ -135,7 +135,7 @@ async def _next_offsets(client: Client, load: Load) -> int:
 async def _count_again(load: Load, outcome: Outcome, summary: Summary, before: int) -> None:
     """Of ``pub``, which receives nothing: whether the broker has as many more messages as it acknowledged."""
     try:
-        async with connect(load.url, reconnect=False) as client:
+        async with connect(load.url, reconnect=False, **load.access) as client:
             more = await _next_offsets(client, load) - before
     except PortaskError as error:
         summary.notes.append(f"how many messages the broker has now could not be asked: {error}")

@@ -118,6 +118,7 @@ class Summary(msgspec.Struct, kw_only=True):
 def summarize(setting: Setting, load: Load, outcome: Outcome) -> Summary:
     """From what the processes reported to figures and what is to be said of them."""
     reports = [report for report in outcome.reports if report is not None]
+    load = msgspec.structs.replace(load, access={})  # a token is nobody's to read
     found = Summary(setting=setting, load=load, interrupted=outcome.interrupted, problems=[], notes=[])
     found.failure = " ".join(str(outcome.failure).split()) if outcome.failure is not None else ""
     windows = []

@@ -240,6 +240,7 @@ def _client(load: Load) -> contextlib.AbstractAsyncContextManager[Client]:
         codec=load.codec,
         compression=load.compression,
         name="portask bench",
+        **load.access,
     )
 
 

@@ -1,0 +1,159 @@
+"""TLS for servers: one context for every loop, that follows the files.
+
+Event loops keep the context that they were given for as long as they listen. `Tls.context` hands each handshake to the
+context that was read last. So a renewed certificate, another CA or a higher minimum version holds from the next
+connection on, all at once, while those that are open go on; and a session that was begun under the old files cannot be
+resumed under the new ones. Files that cannot be used change nothing.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import structlog
+
+from portask.config.access import TlsSettings
+from portask.config.pem import load_ca, load_pair, reason_of
+from portask.config.settings import Settings
+
+log = structlog.get_logger("portask.server")
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_HANDSHAKES = 256
+"""Connections above the limit that get as far as being told so."""
+_KINDS = {"DNS": "DNS:", "URI": "URI:", "email": "EMAIL:"}
+
+
+class Tls:
+    """What a server with the capability "tls" gets as its parameter ``tls``.
+
+    Attributes:
+        context: For listening, all life long.
+        handshake_timeout: Seconds that a client has for its handshake.
+    """
+
+    def __init__(self, settings: TlsSettings, handshake_timeout: float, connections: int) -> None:
+        """Reads the files. ``connections`` is the broker's limit: handshakes beyond it are not even begun.
+
+        Raises:
+            ConfigError: a file cannot be used; names the key.
+        """
+        self.handshake_timeout = handshake_timeout
+        self.context = _Latest(ssl.PROTOCOL_TLS_SERVER)
+        self.context.alive = WeakSet()
+        self.reload(settings, connections)
+
+    def reload(self, settings: TlsSettings, connections: int) -> None:
+        """Reads the files again. From any thread.
+
+        Raises:
+            ConfigError: a file cannot be used; everything stays as it was.
+        """
+        self.context.latest = load(settings)
+        self.context.limit = connections + _HANDSHAKES
+
+
+class _Latest(ssl.SSLContext):
+    """Makes every connection with the context that is the latest at the time."""
+
+    latest: ssl.SSLContext
+    limit: int
+    alive: WeakSet[ssl.SSLObject]
+
+    def wrap_bio(self, *arguments: Any, **more: Any) -> ssl.SSLObject:
+        """See `ssl.SSLContext.wrap_bio`."""
+        made = self.latest.wrap_bio(*arguments, **more)
+        if isinstance(made, _Handshake):
+            made.refused = len(self.alive) >= self.limit
+            self.alive.add(made)
+        return made
+
+
+class _Handshake(ssl.SSLObject):
+    """A connection that is not even begun if there are too many, and whose failure is logged."""
+
+    refused = False
+
+    def do_handshake(self) -> None:
+        """See `ssl.SSLObject.do_handshake`."""
+        if self.refused:
+            raise ssl.SSLError("too many connections (limits.max_connections)")
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            _failures.log(reason_of(error))
+            raise
+
+
+class _Failures:
+    """Logs failed handshakes, `MOST` in `WINDOW` one by one: everybody who reaches the port can cause them."""
+
+    MOST = 10
+    WINDOW = 10.0
+
+    def __init__(self) -> None:
+        self._ends = 0.0
+        self._count = 0
+
+    def log(self, reason: str) -> None:
+        now = time.monotonic()
+        if now >= self._ends:
+            if self._count > self.MOST:
+                log.warning("more TLS handshakes failed", count=self._count - self.MOST)
+            self._ends, self._count = now + self.WINDOW, 0
+        self._count += 1
+        if self._count <= self.MOST:
+            log.warning("TLS handshake failed", reason=reason)
+
+
+_failures = _Failures()
+
+
+def load(settings: TlsSettings) -> ssl.SSLContext:
+    """A context made of the files.
+
+    Raises:
+        ConfigError: one of them cannot be used; names the key.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)  # trusts nobody by itself
+    context.minimum_version = _VERSIONS[settings.minimum_version]
+    context.sslobject_class = _Handshake
+    load_pair(context, settings.certificate, settings.key, ("tls.certificate", "tls.key"))
+    if settings.client_ca:
+        load_ca(context, settings.client_ca, "tls.client_ca")
+        required = settings.require_client_certificate
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    secret = Path(settings.key or settings.certificate)
+    if secret.stat().st_mode & 0o004:
+        log.warning("everybody on this machine can read the private key", file=str(secret), hint="chmod 600")
+    return context
+
+
+def names_in(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The names in a client's certificate, as `ssl.SSLSocket.getpeercert` gives it; see `portask.contracts.Engine`."""
+    if not certificate:
+        return ()
+    subject = [pair for part in certificate.get("subject", ()) for pair in part]
+    names = [f"CN:{value}" for kind, value in subject if kind == "commonName"]
+    names += [
+        f"{_KINDS[kind]}{value}" for kind, value in certificate.get("subjectAltName", ()) if kind in _KINDS
+    ]
+    return tuple(names)
+
+
+def tls(settings: Settings) -> Tls | None:
+    """For a server; ``None`` where the settings have no certificate.
+
+    Raises:
+        ConfigError: see `Tls`.
+    """
+    if not settings.tls.on:
+        return None
+    return Tls(settings.tls, settings.limits.hello_timeout_s, settings.limits.max_connections)
