@@ -19,7 +19,7 @@ from portask.registry import Entry
 from portask_lab import suites, workloads
 from portask_lab.corpora import EMPTY, REAL, Corpus
 from portask_lab.corpora.load import load
-from portask_lab.suites import FULL, QUICK, SUITES, Profile
+from portask_lab.suites import QUICK, SUITES
 from portask_lab.workloads import NotForThis, Params, Workload
 
 AMOUNTS = {
@@ -57,17 +57,10 @@ def yardsticks(workload: str) -> list[str]:
 
 @cache
 def cases(workload: str) -> dict[str, Params]:
-    """Every parameter set of a workload in profile ``quick``, by a label like ``corpus=tiny,batch=100``.
-
-    Of a workload that ``quick`` has no time for, the first of profile ``full``.
-    """
-    return _cases(workload, QUICK) or dict([*_cases(workload, FULL).items()][:1])
-
-
-def _cases(workload: str, profile: Profile) -> dict[str, Params]:
+    """Every parameter set of a workload in profile ``quick``, by a label like ``corpus=tiny,batch=100``."""
     found: dict[str, Params] = {}
     for suite in SUITES.values():
-        for job in suites.jobs(suite, profile, REAL[:1]):
+        for job in suites.jobs(suite, QUICK, REAL[:1]):
             if job.workload == workload:
                 found[",".join(f"{key}={value}" for key, value in job.params.items()) or "-"] = job.params
     return found
