@@ -15,6 +15,11 @@ pub trait Job: Send + Sync + 'static {
 
     /// Does the job and keeps its result. Must not panic; one that does is dropped without a result.
     fn run(&self, tools: &mut Self::Tools);
+
+    /// Stands around everything that a thread does.
+    fn around(work: impl FnOnce() + Send) {
+        work();
+    }
 }
 
 struct Queue<J> {
@@ -52,8 +57,9 @@ impl<J: Job> Crew<J> {
         let crew = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
         for number in 0..threads {
             let shared = Arc::clone(&shared);
-            let thread =
-                Builder::new().name(format!("portask-worker-{number}")).spawn(move || work(&shared))?;
+            let thread = Builder::new()
+                .name(format!("portask-worker-{number}"))
+                .spawn(move || J::around(|| work(&shared)))?;
             crew.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(crew)

@@ -203,16 +203,25 @@ impl Step {
         }
     }
 
-    fn run(&self, tools: &mut Tools) -> Outcome {
+    /// What the step gives without the interpreter; `None` when it needs it.
+    fn run(&self, tools: &mut Tools) -> Option<Outcome> {
         match self {
-            Self::Compress(step) => step.get().run(tools),
-            Self::Decompress(step) => step.get().run(tools),
-            Self::Checksum(step) => step.get().run(tools),
-            Self::Python(step) => Python::attach(|py| match step.call0(py) {
-                Ok(result) => Outcome::Object(result),
-                Err(error) => Outcome::Raised(error),
-            }),
+            Self::Compress(step) => Some(step.get().run(tools)),
+            Self::Decompress(step) => Some(step.get().run(tools)),
+            Self::Checksum(step) => Some(step.get().run(tools)),
+            Self::Python(_) => None,
         }
+    }
+
+    /// Calls it, which is the same for the others.
+    fn call(&self, py: Python<'_>) -> Outcome {
+        let called = match self {
+            Self::Compress(step) => step.get().call(py),
+            Self::Decompress(step) => step.get().call(py),
+            Self::Checksum(step) => step.get().call(py),
+            Self::Python(step) => step.call0(py),
+        };
+        called.map_or_else(Outcome::Raised, Outcome::Object)
     }
 }
 
@@ -229,6 +238,10 @@ impl Flying {
     fn is_finished(&self) -> bool {
         locked(&self.outcome).is_some()
     }
+
+    fn finish(&self, outcome: Outcome) {
+        *locked(&self.outcome) = Some(outcome);
+    }
 }
 
 impl Job for Flying {
@@ -236,22 +249,37 @@ impl Job for Flying {
 
     fn run(&self, tools: &mut Tools) {
         let run = std::panic::AssertUnwindSafe(|| self.step.run(tools));
-        let outcome = std::panic::catch_unwind(run);
-        *locked(&self.outcome) =
-            Some(outcome.unwrap_or_else(|_| Outcome::Failed("the step panicked".into())));
+        match std::panic::catch_unwind(run) {
+            Ok(Some(outcome)) => self.finish(outcome),
+            Err(_) => self.finish(Outcome::Failed("the step panicked".into())),
+            Ok(None) => {
+                Python::attach(|py| {
+                    self.finish(self.step.call(py));
+                    if let Some(notifier) = &self.notifier {
+                        notifier.call(py); // here and now: we have the lock
+                    }
+                });
+                return;
+            }
+        }
         if let Some(notifier) = &self.notifier {
             notifier.signal();
         }
     }
+
+    /// Threads are known to the interpreter from their first to their last moment, and without its lock in
+    /// between: making itself known for every step would cost a thread more than most steps.
+    fn around(work: impl FnOnce() + Send) {
+        Python::attach(|py| py.detach(work));
+    }
 }
 
-/// Calls ``notify`` on a thread of its own.
+/// Calls ``notify``, on a thread of its own where a worker has no interpreter lock.
 ///
-/// For that it needs the interpreter lock, which a busy loop gives up every 5 ms only. A worker that waited
-/// for it would not work meanwhile; so workers only signal this thread, and it calls once for everything that
-/// it was signalled meanwhile.
-#[derive(Default)]
+/// A busy loop gives the lock up every 5 ms only, and a worker that waited for it would not work meanwhile.
+/// So workers only signal this thread, and it calls once for everything that it was signalled meanwhile.
 struct Notifier {
+    notify: Py<PyAny>,
     state: Mutex<Pending>,
     more: Condvar,
 }
@@ -273,7 +301,13 @@ impl Notifier {
         self.more.notify_one();
     }
 
-    fn run(&self, notify: &Py<PyAny>) {
+    fn call(&self, py: Python<'_>) {
+        if let Err(error) = self.notify.call0(py) {
+            error.write_unraisable(py, Some(self.notify.bind(py)));
+        }
+    }
+
+    fn run(&self) {
         loop {
             let mut state = locked(&self.state);
             while !state.results && !state.closed {
@@ -284,11 +318,7 @@ impl Notifier {
             }
             state.results = false;
             drop(state);
-            Python::attach(|py| {
-                if let Err(error) = notify.call0(py) {
-                    error.write_unraisable(py, Some(notify.bind(py)));
-                }
-            });
+            Python::attach(|py| self.call(py));
         }
     }
 }
@@ -307,7 +337,6 @@ impl Notifier {
 #[pyclass(frozen, weakref, module = "portask_native._native")]
 pub struct ThreadWorkers {
     limit: usize,
-    notify: Option<Py<PyAny>>,
     crew: Crew<Flying>,
     notifier: Option<Arc<Notifier>>,
     notifying: Mutex<Option<JoinHandle<()>>>,
@@ -320,7 +349,7 @@ pub struct ThreadWorkers {
 impl ThreadWorkers {
     #[new]
     #[pyo3(signature = (limit = 64, threads = 0, notify = None))]
-    fn new(py: Python<'_>, limit: isize, threads: isize, notify: Option<Py<PyAny>>) -> PyResult<Self> {
+    fn new(limit: isize, threads: isize, notify: Option<Py<PyAny>>) -> PyResult<Self> {
         let (1.., 0..) = (limit, threads) else {
             return Err(PyValueError::new_err(format!(
                 "workers need a limit ({limit}) of 1 or more and 0 or more threads ({threads})"
@@ -329,18 +358,16 @@ impl ThreadWorkers {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
         let no_thread = |error: std::io::Error| PyRuntimeError::new_err(format!("no more threads: {error}"));
         let crew = Crew::new(if threads == 0 { cores } else { threads as usize }).map_err(no_thread)?;
-        let notifier = notify.as_ref().map(|_| Arc::new(Notifier::default()));
-        let notifying = match (&notify, &notifier) {
-            (Some(notify), Some(notifier)) => {
-                let (notify, notifier) = (notify.clone_ref(py), Arc::clone(notifier));
-                let thread = std::thread::Builder::new().name("portask-notify".into());
-                Some(thread.spawn(move || notifier.run(&notify)).map_err(no_thread)?)
-            }
-            _ => None,
-        };
+        let notifier =
+            notify.map(|notify| Arc::new(Notifier { notify, state: Mutex::default(), more: Condvar::new() }));
+        let mut notifying = None;
+        if let Some(notifier) = &notifier {
+            let notifier = Arc::clone(notifier);
+            let thread = std::thread::Builder::new().name("portask-notify".into());
+            notifying = Some(thread.spawn(move || Flying::around(|| notifier.run())).map_err(no_thread)?);
+        }
         Ok(Self {
             limit: limit as usize,
-            notify,
             crew,
             notifier,
             notifying: Mutex::new(notifying),
@@ -390,8 +417,8 @@ impl ThreadWorkers {
                 Err(error) => job.done.call1(py, (py.None(), error)),
             };
             if let Err(error) = called {
-                if let Some(notify) = &self.notify {
-                    notify.call0(py)?;
+                if let Some(notifier) = &self.notifier {
+                    notifier.notify.call0(py)?;
                 }
                 return Err(error);
             }
