@@ -27,3 +27,4 @@ def _close_all() -> None:
     # A thread that asks for the lock of an interpreter that has ended would end the process with an error.
     for workers in list(_alive):
         workers.close()
+    ThreadWorkers.join_dropped()

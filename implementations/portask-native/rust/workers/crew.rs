@@ -25,11 +25,14 @@ pub trait Job: Send + Sync + 'static {
 struct Queue<J> {
     jobs: VecDeque<Arc<J>>,
     closed: bool,
+    /// Threads that have begun to look for jobs.
+    ready: usize,
 }
 
 struct Shared<J> {
     queue: Mutex<Queue<J>>,
     more: Condvar,
+    begun: Condvar,
 }
 
 impl<J> Shared<J> {
@@ -38,7 +41,7 @@ impl<J> Shared<J> {
     }
 }
 
-/// The threads. Dropping it lets them finish what is queued, and does not wait for them.
+/// The threads. Dropping it lets them finish what is queued, and does not wait for them: see [`join_left`].
 pub struct Crew<J: Job> {
     shared: Arc<Shared<J>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -51,8 +54,9 @@ impl<J: Job> Crew<J> {
     /// The system gives no more.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), closed: false }),
+            queue: Mutex::new(Queue { jobs: VecDeque::new(), closed: false, ready: 0 }),
             more: Condvar::new(),
+            begun: Condvar::new(),
         });
         let crew = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
         for number in 0..threads {
@@ -63,6 +67,15 @@ impl<J: Job> Crew<J> {
             crew.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(crew)
+    }
+
+    /// Waits until every thread is past what stands before its first job: see [`Job::around`].
+    pub fn wait_until_ready(&self) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let mut queue = self.shared.queue();
+        while queue.ready < threads {
+            queue = self.shared.begun.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Queues a job for the next free thread; `false` when the crew is closed.
@@ -95,11 +108,32 @@ impl<J: Job> Crew<J> {
 impl<J: Job> Drop for Crew<J> {
     fn drop(&mut self) {
         self.close();
+        leave(std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+}
+
+/// Threads that nobody waited for, and that may still have something to do.
+static LEFT: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// Leaves threads, which were told to end, to [`join_left`].
+pub fn leave(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    left.retain(|thread| !thread.is_finished());
+    left.extend(threads);
+}
+
+/// Waits for all threads that were left.
+pub fn join_left() {
+    let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
+    for thread in left {
+        let _ = thread.join(); // a thread does not panic
     }
 }
 
 fn work<J: Job>(shared: &Shared<J>) {
     let mut tools = J::Tools::default();
+    shared.queue().ready += 1;
+    shared.begun.notify_all();
     loop {
         let mut queue = shared.queue();
         let job = loop {
@@ -139,6 +173,7 @@ mod tests {
     fn everything_is_done_once_and_close_waits_for_it() {
         let done = Arc::new(AtomicUsize::new(0));
         let crew = Crew::new(3).unwrap();
+        crew.wait_until_ready();
         for _ in 0..1000 {
             assert!(crew.submit(Arc::new(Count(Arc::clone(&done), usize::MAX))));
         }
@@ -146,6 +181,18 @@ mod tests {
         assert!(!crew.submit(Arc::new(Count(Arc::clone(&done), usize::MAX))));
         crew.join();
         crew.join();
+        assert_eq!(done.load(Ordering::Relaxed), 1000);
+    }
+
+    #[test]
+    fn who_is_dropped_is_waited_for_later() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let crew = Crew::new(2).unwrap();
+        for _ in 0..1000 {
+            crew.submit(Arc::new(Count(Arc::clone(&done), usize::MAX)));
+        }
+        drop(crew);
+        join_left();
         assert_eq!(done.load(Ordering::Relaxed), 1000);
     }
 

@@ -1,6 +1,6 @@
 //! `ThreadWorkers` and its steps, as Python sees them.
 
-use super::crew::{Crew, Job};
+use super::crew::{self, Crew, Job};
 use super::steps::{self, Tools};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
@@ -349,7 +349,7 @@ pub struct ThreadWorkers {
 impl ThreadWorkers {
     #[new]
     #[pyo3(signature = (limit = 64, threads = 0, notify = None))]
-    fn new(limit: isize, threads: isize, notify: Option<Py<PyAny>>) -> PyResult<Self> {
+    fn new(py: Python<'_>, limit: isize, threads: isize, notify: Option<Py<PyAny>>) -> PyResult<Self> {
         let (1.., 0..) = (limit, threads) else {
             return Err(PyValueError::new_err(format!(
                 "workers need a limit ({limit}) of 1 or more and 0 or more threads ({threads})"
@@ -358,6 +358,7 @@ impl ThreadWorkers {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
         let no_thread = |error: std::io::Error| PyRuntimeError::new_err(format!("no more threads: {error}"));
         let crew = Crew::new(if threads == 0 { cores } else { threads as usize }).map_err(no_thread)?;
+        py.detach(|| crew.wait_until_ready()); // they need the interpreter lock once
         let notifier =
             notify.map(|notify| Arc::new(Notifier { notify, state: Mutex::default(), more: Condvar::new() }));
         let mut notifying = None;
@@ -440,6 +441,12 @@ impl ThreadWorkers {
         });
     }
 
+    /// Waits for the threads of those that were dropped and not closed. Before the interpreter ends.
+    #[staticmethod]
+    fn join_dropped(py: Python<'_>) {
+        py.detach(crew::join_left);
+    }
+
     /// A step: one zstd frame of ``data``, which must not change until it is done. See `NativeSteps`.
     #[staticmethod]
     #[pyo3(signature = (data, level = 3))]
@@ -462,9 +469,9 @@ impl ThreadWorkers {
 
 impl Drop for ThreadWorkers {
     fn drop(&mut self) {
-        self.crew.close();
         if let Some(notifier) = &self.notifier {
             notifier.close();
         }
+        crew::leave(locked(&self.notifying).take());
     }
 }
