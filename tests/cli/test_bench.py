@@ -76,6 +76,22 @@ def test_one_at_a_time_lets_the_linger_make_the_batches(broker: Running, topic: 
     assert stored(broker, topic) == 600
 
 
+async def test_acks_are_counted_as_they_come(start_broker: StartBroker) -> None:
+    """Not only once so many messages are under way that one has to be waited for."""
+    load = Load(url=start_broker().url, kind="pub", topic="t", messages=50, producers=1, batch=1, rate=250.0)
+    async with connect(load.url) as client:
+        await client.create_topic("t")
+        producer = Producer(load, 0, client)
+        counts = set()
+        running = asyncio.create_task(producer.run(time.monotonic_ns()))
+        while not running.done():
+            counts.add(producer.acked)
+            await asyncio.sleep(0.001)
+        await running
+    assert producer.acked == 50
+    assert len(counts) > 5
+
+
 @pytest.mark.parametrize("processes", [1, 3])
 def test_both_accounts_for_every_message_at_every_subscriber(
     broker: Running, topic: str, processes: int
@@ -431,7 +447,7 @@ def running(broker: Running, topic: str, *arguments: str) -> Iterator[subprocess
         start_new_session=True,
     ) as process:
         try:
-            wait_for(lambda: stored(broker, topic) > 100)
+            wait_for(lambda: stored(broker, topic) > (100 if arguments[0] == "latency" else 5000))
             yield process
         finally:
             process.kill()
