@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from portask import sync
+from portask.cli import app
 from portask.cli.bench.consuming import Subscriber
 from portask.cli.bench.orders import Load, Task, Timing
 from portask.cli.bench.producing import Producer, open_loop, window
@@ -601,9 +603,9 @@ def test_without_a_topic_a_new_one_is_used(broker: Running) -> None:
     ],
 )
 def test_wrong_usage_needs_no_broker(arguments: tuple[str, ...], part: str) -> None:
-    result = run("bench", *arguments, PORTASK_URL="portask://127.0.0.1:1")
-    assert result.code == 2
-    assert part in " ".join(result.err.split())
+    result = CliRunner().invoke(app.cli, ["bench", *arguments, "--url", "portask://127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert part in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -619,12 +621,20 @@ def test_wrong_usage_needs_no_broker(arguments: tuple[str, ...], part: str) -> N
         (("latency", "--url", "portask://127.0.0.1:1"), "start a broker with `portask serve`"),
     ],
 )
-def test_what_cannot_begin_is_one_line(broker: Running, arguments: tuple[str, ...], part: str) -> None:
-    result = run("bench", *arguments, PORTASK_URL=broker.url)
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("portask: ")
-    assert result.err.count("\n") == 1
-    assert part in result.err
+def test_what_cannot_begin_is_one_line(
+    broker: Running,
+    arguments: tuple[str, ...],
+    part: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PORTASK_URL", broker.url)
+    assert app.run(["bench", *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("portask: ")
+    assert err.count("\n") == 1
+    assert part in err
 
 
 def test_a_topic_that_is_different_is_one_line(broker: Running, topic: str) -> None:
