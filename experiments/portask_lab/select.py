@@ -12,8 +12,8 @@ over the run's blocks holds 1. Where there is a second objective it decides amon
 fewer libraries to install (the standard library alone first), pure Python before native, the reference before others,
 fewer lines of code, then the alphabet.
 
-**When nothing was compared** because of noise, all are equal, also those whose measurements were void: the default
-stays where it could have won.
+**When nothing was compared** because of noise, all are equal, also those whose measurements were void: what a broker
+takes by itself stays where it could have won.
 
 `portask_lab.receipt` makes a configuration of the winners, `portask_lab.confirm` measures the broker made of them.
 """
@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from portask import registry
+from portask.config import Settings
 from portask.contracts import FAMILIES
 from portask.errors import PortaskError
 from portask.registry import REFERENCE_NAMES, Entry
@@ -101,8 +102,9 @@ class _Contest:
         if len(candidates) == 1:
             return self._made(candidates[0], "", tie=False, reason=_ALONE)
         equal, decided = self._narrowed(candidates)
-        winner = min(equal, key=simplicity)
-        kind = "the default" if REFERENCE_NAMES[self.family] == winner.partition("/")[2] else "the simplest"
+        default = f"{self.family}/{Settings().choice(self.family).variant}"
+        winner = default if default in equal else min(equal, key=simplicity)
+        kind = "the default" if winner == default else "the simplest"
         reason = f"{why} {decided.strip()}" if decided else f"{why} {kind} stays."
         return self._made(winner, "", tie=len(equal) > 1, reason=reason)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from portask.config import Settings
 from portask_lab import results, select
 from portask_lab.leads import Leads
 from portask_lab.objectives import OBJECTIVES
@@ -251,3 +252,20 @@ def test_cpu_decides_between_servers_of_equal_latency() -> None:
     found = winner(run)
     assert found.variant == "server/epoll"
     assert "decided" in found.reason
+
+
+def test_the_default_storage_stays_though_another_has_fewer_lines() -> None:
+    labels = ("storage/lmdb", "storage/segment-log", "storage/sqlite")
+    assert select.simplicity(labels[2]) < select.simplicity(labels[1])
+    run = empty_run(("storage",), voided=3)
+    add(
+        run,
+        "storage.append",
+        "rate",
+        dict.fromkeys(labels, 1e6),
+        params={"durability": "os", "batch": 1, "turn": 1},
+        suite="storage",
+    )
+    found = winner(run)
+    assert found.variant == f"storage/{Settings().storage.variant}" == labels[1]
+    assert "the default stays" in found.reason
