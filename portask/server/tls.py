@@ -124,6 +124,7 @@ def load(settings: TlsSettings) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)  # trusts nobody by itself
     context.minimum_version = _VERSIONS[settings.minimum_version]
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could keep us busy with it
     context.sslobject_class = _Handshake
     load_pair(context, settings.certificate, settings.key, ("tls.certificate", "tls.key"))
     if settings.client_ca:
