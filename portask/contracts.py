@@ -282,6 +282,27 @@ class Workers(Protocol):
         ...
 
 
+@runtime_checkable
+class NativeSteps(Protocol):
+    """Workers that run some steps without the interpreter, beside a loop that is busy with it.
+
+    The steps are made here and submitted like any other. Called, they do the same at once, on any thread; so other
+    workers run them too. ``data`` must not change until the step is done.
+    """
+
+    def zstd_compress(self, data: Buffer, level: int = 3) -> Callable[[], bytes]:
+        """``data`` as one zstd frame (RFC 8878) that states its raw length. Errors: ValueError, no such level."""
+        ...
+
+    def zstd_decompress(self, data: Buffer, length: int) -> Callable[[], bytes]:
+        """The raw bytes of one zstd frame, exactly ``length``; never writes more. Errors: ValueError, when it runs."""
+        ...
+
+    def crc32c(self, data: Buffer) -> Callable[[], int]:
+        """The CRC32C of ``data``."""
+        ...
+
+
 # ── storage ───────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,7 +1,8 @@
-"""What tests share: a real broker in a thread of this process, on a port of its own."""
+"""What tests share: a real broker in a thread of this process, and who helps the wire."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from portask.config.loading import load
 from portask.contracts import Server
 from portask.core.broker import Broker
 from portask.server.build import build
+from portask.wire import accelerate
 
 DEFAULTS = {"server.options.grace": 0.3, "storage.variant": "memory"}
 
@@ -88,3 +90,18 @@ def start_broker() -> Iterator[StartBroker]:
 def broker(start_broker: StartBroker) -> RunningBroker:
     """A broker with nothing special."""
     return start_broker()
+
+
+@pytest.fixture(scope="module", params=["python", "native"])
+def helpers(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Tests that use it run twice: with the compiled helpers of the wire, and with their twins in Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(accelerate.SWITCH, "1" if request.param == "python" else "")
+        accelerate.refresh()
+        status = accelerate.status()
+        if request.param == "native" and not status.source:
+            if os.environ.get("PORTASK_REQUIRE_NATIVE") == "1":
+                pytest.fail(f"no compiled helpers: {status.reason}")
+            pytest.skip(f"no compiled helpers: {status.reason}")
+        yield request.param
+    accelerate.refresh()

@@ -37,12 +37,6 @@ class Cpu(Tracked):
     seconds = 2.0
 
 
-class ClientCpu(Tracked):
-    workload = "network.client_cpu"
-    metric = "cpu"
-    seconds = 2.0
-
-
 class Connection(Tracked):
     workload = "network.connections"
     metric = "memory"

@@ -1,4 +1,4 @@
-from benchmarks.suite import Timed
+from benchmarks.suite import Timed, Tracked
 
 
 class Steps(Timed):
@@ -7,3 +7,8 @@ class Steps(Timed):
 
 class Overhead(Timed):
     workload = "workers.overhead"
+
+
+class Beside(Tracked):
+    workload = "workers.beside"
+    metric = "rate"

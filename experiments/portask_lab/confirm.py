@@ -22,46 +22,32 @@ only cost; an outcome that this may have decided says so.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from portask import registry
-from portask.config import Settings
-from portask.contracts import FAMILIES
 from portask.errors import ConfigError
-from portask.registry import REFERENCE_NAMES
-from portask_lab import blocks, machine, results, statistics, summaries, workloads
-from portask_lab.blocks import Arm, SuiteData
+from portask_lab import machine, results, statistics, summaries, whole, workloads
 from portask_lab.corpora import CONTROLS, REAL, Corpus, CorpusError
 from portask_lab.corpora.load import load
 from portask_lab.noise import Rule
 from portask_lab.results import (
     CONFIRMATION,
-    CONTROL_SUFFIX,
     Confirmation,
     ConfirmedFigure,
     Run,
-    Scalar,
     Winner,
 )
-from portask_lab.suites import QUICK, Job, Suite
+from portask_lab.suites import QUICK
+from portask_lab.whole import REFERENCE, WINNERS
 
 SECONDS = 60.0
 """Wall time that a confirmation may take."""
-ROUNDS = 3
-"""The least number of valid rounds."""
-WINNERS, REFERENCE = "broker/winners", "broker/reference"
-
-_LATENCY: dict[str, Scalar] = {"rate": 1_000, "size": 64, "schedule": "constant"}
-_CPU: dict[str, Scalar] = {"rate": 50_000, "size": 100, "batch": 50}
-_PARTS = "parts"
 
 
 class _Asked(NamedTuple):
@@ -103,7 +89,7 @@ def confirm(
     Raises:
         ConfigError: the directory cannot be written.
     """
-    ours, theirs, notes = brokers(winners)
+    ours, theirs, notes = whole.brokers(winners)
     if ours == theirs:
         reason = "Every winner is the reference" + (", but for the storage." if notes else ".")
         return Confirmation(outcome="nothing to confirm", reason=reason, notes=notes)
@@ -116,7 +102,7 @@ def confirm(
     def told(text: str, share: float) -> None:
         progress(text, share, seconds * (1 - share))
 
-    data = _measure(ours, theirs, corpus, seed, seconds, told, rule)
+    data = whole.measure(ours, theirs, corpus, seed, seconds, told, rule)
     record = Run(
         id=f"{run.id}/{CONFIRMATION}",
         started=started,
@@ -150,25 +136,6 @@ def confirm(
     results.append_raw(place / results.RAW, raw)
     results.save(record, place)
     return record.confirmation
-
-
-def brokers(winners: Sequence[Winner]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Family → variant of the winners' broker and of the one to compare it with, and notes on the latter."""
-    theirs = dict(REFERENCE_NAMES)
-    chosen = {winner.family: winner.variant.partition("/")[2] for winner in winners if winner.variant}
-    served = Settings()  # what a configuration does not name is what the broker takes by itself
-    ours = {family: chosen.get(family, served.choice(family).variant) for family in FAMILIES}
-    durable = [
-        "durable" in registry.get("storage", parts["storage"]).capabilities for parts in (ours, theirs)
-    ]
-    notes = []
-    if durable == [True, False]:
-        notes.append(
-            f"The reference broker has the winners' storage, {ours['storage']}: {theirs['storage']} would forget what "
-            f"the other keeps."
-        )
-        theirs["storage"] = ours["storage"]
-    return ours, theirs, notes
 
 
 def judge(record: Run) -> Confirmation:
@@ -254,71 +221,6 @@ def _of(record: Run, asked: _Asked, label: str) -> results.Summary | None:
 def _p(record: Run, asked: _Asked) -> float:
     found = _of(record, asked, WINNERS)
     return 1.0 if found is None or found.p is None else found.p
-
-
-def _measure(  # noqa: PLR0917 - each is needed and named where it is called
-    ours: Mapping[str, str],
-    theirs: Mapping[str, str],
-    corpus: Corpus,
-    seed: int,
-    seconds: float,
-    progress: Callable[[str, float], None],
-    rule: Rule | None,
-) -> SuiteData:
-    suite = Suite(CONFIRMATION, "Confirmation", "Are the winners better together, too?", seconds, seconds)
-    profile = msgspec.structs.replace(QUICK, blocks=ROUNDS, most=100)
-    arms = [
-        _arm(WINNERS, "variant", ours, corpus),
-        _arm(REFERENCE, "reference", theirs, corpus),
-        _arm(REFERENCE + CONTROL_SUFFIX, "control", theirs, corpus),
-    ]
-    with tempfile.TemporaryDirectory(prefix="portask-lab-") as folder:
-        file = Path(folder) / "corpus"
-        corpus.write(file)
-        data = blocks.run_suite(
-            suite,
-            profile,
-            arms,
-            {corpus.name: str(file)},
-            seed,
-            settled=lambda found: summaries.settled(_same(found), QUICK.width),
-            progress=progress,
-            rule=rule,
-        )
-    return _same(data)
-
-
-def _arm(label: str, role: results.Role, parts: Mapping[str, str], corpus: Corpus) -> Arm:
-    """A broker: its parts are among the parameters of its jobs."""
-    given: dict[str, Scalar] = {_PARTS: " ".join(f"{family}={name}" for family, name in parts.items())}
-    jobs = tuple(
-        Job(workload, {**params, **given}, seconds, 1, "whole", True)
-        for workload, params, seconds in (
-            ("network.client_throughput", {"corpus": corpus.name}, 0.6),
-            ("network.latency", _LATENCY, 1.0),
-            ("network.cpu", _CPU, 1.5),
-        )
-    )
-    return Arm(label, role, registry.get("server", parts["server"]), jobs, "whole")
-
-
-def _same(data: SuiteData) -> SuiteData:
-    """The data as if the arms differed in their names alone: only then do their cases meet."""
-
-    def plain(job: Job) -> Job:
-        params = {name: value for name, value in job.params.items() if name != _PARTS}
-        return msgspec.structs.replace(job, params=params)
-
-    replace = msgspec.structs.replace
-    return replace(
-        data,
-        arms=[replace(arm, jobs=tuple(map(plain, arm.jobs))) for arm in data.arms],
-        taken=[replace(each, job=plain(each.job)) for each in data.taken],
-        failures=[
-            replace(each, params={k: v for k, v in each.params.items() if k != _PARTS})
-            for each in data.failures
-        ],
-    )
 
 
 def _corpus(run: Run) -> tuple[Corpus, str]:

@@ -1,20 +1,31 @@
-"""Figures that come of several jobs: trade-off points, and the memory line through several queue lengths."""
+"""What comes of several jobs or processes: trade-off points, memory lines, latency curves, load traces."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Sequence
 from statistics import median
 
-from portask_lab import statistics
+import msgspec
+
+from portask_lab import statistics, workloads
 from portask_lab.blocks import SuiteData, Taken
-from portask_lab.results import MemoryLine, Point, Role, Scalar, case_id
+from portask_lab.results import Curve, MemoryLine, Point, Role, Scalar, Trace, case_id
 from portask_lab.suites import Job
-from portask_lab.workloads import Measurement
+from portask_lab.workloads import Latencies, Measurement
 
 PACK, UNPACK = "compression.pack", "compression.unpack"
 QUEUED = "storage.queued"
 QUEUE = 100_000
 """Messages that the memory criterion speaks of."""
+
+
+PERCENTILES = [
+    *(0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 85.0, 90.0, 92.5, 95.0),
+    *(96.0, 97.0, 98.0, 98.5, 99.0, 99.3, 99.5, 99.7, 99.8, 99.9, 99.95, 99.97, 99.99, 99.995, 99.999, 100.0),
+]
+"""Where curves are drawn."""
 
 
 def taken(data: SuiteData) -> list[Taken]:
@@ -127,6 +138,70 @@ def points(data: SuiteData, use: set[int], seed: int) -> list[Point]:
         )
         point.front = point.role != "ceiling" and not beaten
     return made
+
+
+def percentiles(bounds: Sequence[float], counts: Sequence[int], wanted: Sequence[float]) -> list[float]:
+    """The percentiles of a histogram: the smallest bound that at least so many percent do not exceed."""
+    total = sum(counts)
+    found: list[float] = []
+    position, below = 0, counts[0]
+    for percent in wanted:
+        rank = max(1, math.ceil(total * percent / 100))
+        while below < rank:
+            position += 1
+            below += counts[position]
+        found.append(bounds[position])
+    return found
+
+
+def curves(data: SuiteData, use: set[int]) -> list[Curve]:
+    """One latency curve a case, variant and load: the histograms of all processes added up."""
+    merged: dict[tuple[str, str, float, str], tuple[Role, Latencies]] = {}
+    for each in data.taken:
+        if each.block not in use:
+            continue
+        for latencies in each.measurement.latencies:
+            identity = case_id(data.suite.name, each.job.workload, each.job.params, latencies.metric)
+            key = (identity, each.arm.label, latencies.rate, latencies.schedule)
+            if key not in merged:
+                merged[key] = (
+                    each.arm.role,
+                    msgspec.structs.replace(latencies, counts=list(latencies.counts)),
+                )
+                continue
+            sofar = merged[key][1]
+            if sofar.bounds != latencies.bounds:
+                raise ValueError(f"{each.job.workload} changed its histogram's bounds between processes")
+            sofar.counts = [a + b for a, b in zip(sofar.counts, latencies.counts, strict=True)]
+    return [
+        Curve(
+            case=identity,
+            variant=label,
+            role=role,
+            rate=rate,
+            schedule=schedule,
+            percentiles=PERCENTILES,
+            values=percentiles(found.bounds, found.counts, PERCENTILES),
+            count=sum(found.counts),
+        )
+        for (identity, label, rate, schedule), (role, found) in merged.items()
+        if sum(found.counts)
+    ]
+
+
+def traces(data: SuiteData, use: set[int]) -> list[Trace]:
+    """The first valid block's trace of each variant: a trace is shown, not averaged."""
+    found: dict[tuple[str, str], Trace] = {}
+    for each in sorted(data.taken, key=lambda each: each.block):
+        trace = each.measurement.trace
+        if trace is None or each.block not in use or each.arm.role == "control":
+            continue
+        main = workloads.get(each.job.workload).metrics[0].name
+        identity = case_id(data.suite.name, each.job.workload, each.job.params, main)
+        if (identity, each.arm.label) not in found:
+            fields = msgspec.structs.asdict(trace)
+            found[identity, each.arm.label] = Trace(case=identity, variant=each.arm.label, **fields)
+    return list(found.values())
 
 
 def _messages(each: Taken) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from statistics import median
 
 import msgspec
@@ -19,22 +19,14 @@ from portask_lab.blocks import SuiteData
 from portask_lab.results import (
     CONTROL_SUFFIX,
     Case,
-    Curve,
     NoiseFloor,
     RawSample,
     Role,
     Run,
     Summary,
-    Trace,
     case_id,
 )
-from portask_lab.workloads import Latencies, Metric
-
-PERCENTILES = [
-    *(0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 85.0, 90.0, 92.5, 95.0),
-    *(96.0, 97.0, 98.0, 98.5, 99.0, 99.3, 99.5, 99.7, 99.8, 99.9, 99.95, 99.97, 99.99, 99.995, 99.999, 100.0),
-]
-"""Where curves are drawn."""
+from portask_lab.workloads import Metric
 
 Samples = dict[str, dict[int, list[float]]]
 """Variant label → block → values."""
@@ -66,8 +58,8 @@ def add(run: Run, data: SuiteData, seed: int) -> list[RawSample]:
         if table.samples:
             run.cases.append(table.case)
             run.summaries += _summaries(table, data, floors, seed)
-    run.curves += _curves(data, use)
-    run.traces += _traces(data, use)
+    run.curves += derive.curves(data, use)
+    run.traces += derive.traces(data, use)
     run.blocks += data.blocks
     run.failures += data.failures
     run.notes += data.notes
@@ -299,66 +291,3 @@ def _doubts(data: SuiteData, table: Table, label: str) -> list[str]:
 
 def _finite(value: float, blocks: int) -> float | None:
     return value if blocks > 1 and math.isfinite(value) else None
-
-
-def percentiles(bounds: Sequence[float], counts: Sequence[int], wanted: Sequence[float]) -> list[float]:
-    """The percentiles of a histogram: the smallest bound that at least so many percent do not exceed."""
-    total = sum(counts)
-    found: list[float] = []
-    position, below = 0, counts[0]
-    for percent in wanted:
-        rank = max(1, math.ceil(total * percent / 100))
-        while below < rank:
-            position += 1
-            below += counts[position]
-        found.append(bounds[position])
-    return found
-
-
-def _curves(data: SuiteData, use: set[int]) -> list[Curve]:
-    merged: dict[tuple[str, str, float, str], tuple[Role, Latencies]] = {}
-    for each in data.taken:
-        if each.block not in use:
-            continue
-        for latencies in each.measurement.latencies:
-            identity = case_id(data.suite.name, each.job.workload, each.job.params, latencies.metric)
-            key = (identity, each.arm.label, latencies.rate, latencies.schedule)
-            if key not in merged:
-                merged[key] = (
-                    each.arm.role,
-                    msgspec.structs.replace(latencies, counts=list(latencies.counts)),
-                )
-                continue
-            sofar = merged[key][1]
-            if sofar.bounds != latencies.bounds:
-                raise ValueError(f"{each.job.workload} changed its histogram's bounds between processes")
-            sofar.counts = [a + b for a, b in zip(sofar.counts, latencies.counts, strict=True)]
-    return [
-        Curve(
-            case=identity,
-            variant=label,
-            role=role,
-            rate=rate,
-            schedule=schedule,
-            percentiles=PERCENTILES,
-            values=percentiles(found.bounds, found.counts, PERCENTILES),
-            count=sum(found.counts),
-        )
-        for (identity, label, rate, schedule), (role, found) in merged.items()
-        if sum(found.counts)
-    ]
-
-
-def _traces(data: SuiteData, use: set[int]) -> list[Trace]:
-    """The first valid block's trace of each variant: a trace is shown, not averaged."""
-    found: dict[tuple[str, str], Trace] = {}
-    for each in sorted(data.taken, key=lambda each: each.block):
-        trace = each.measurement.trace
-        if trace is None or each.block not in use or each.arm.role == "control":
-            continue
-        main = workloads.get(each.job.workload).metrics[0].name
-        identity = case_id(data.suite.name, each.job.workload, each.job.params, main)
-        if (identity, each.arm.label) not in found:
-            fields = msgspec.structs.asdict(trace)
-            found[identity, each.arm.label] = Trace(case=identity, variant=each.arm.label, **fields)
-    return list(found.values())

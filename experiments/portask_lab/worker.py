@@ -9,11 +9,12 @@ protocol; what a variant prints goes to standard error, whose tail is shown when
 How `Timed` work is timed, always alike:
 
 1. ``verify()``: wrong work is not timed.
-2. The collector runs, and everything alive is frozen out of its sight; it stays on
-(`portask_lab.machine.GC_POLICY`). 3. ``iterations`` is multiplied by four until a run takes an eighth of a sample's
-time, then scaled to fill it. 4. Two samples are warm-up and discarded. The rule is fixed: nothing looks at
-them. Drift among the rest is tested later. 5. The samples: wall time of ``run`` by ``perf_counter_ns``,
-nothing subtracted. 6. ``verify()`` again.
+2. The collector runs, and everything alive is frozen out of its sight; it stays on (`portask_lab.machine.GC_POLICY`).
+3. ``iterations`` is multiplied by four until a run takes an eighth of a sample's time, then scaled to fill it.
+4. Two samples are warm-up and discarded. The rule is fixed: nothing looks at them. Drift among the rest is tested
+   later.
+5. The samples: wall time of ``run`` by ``perf_counter_ns``, nothing subtracted.
+6. ``verify()`` again.
 """
 
 from __future__ import annotations

@@ -116,6 +116,13 @@ VARIANTS = (
         capabilities=frozenset({"durable"}),
     ),
     Entry(
+        "storage",
+        "sqlite",
+        "portask_variants.storage.sqlite_storage:SqliteStorage",
+        "SQLite, a transaction a turn: what a general database costs; survives as its mode says",
+        capabilities=frozenset({"durable"}),
+    ),
+    Entry(
         "server",
         "asyncio-protocol",
         "portask_variants.servers.asyncio_protocol:ProtocolServer",

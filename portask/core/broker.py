@@ -398,6 +398,7 @@ class Broker:
             self.delivery.behind.pop(cursor, None)
             subscription.session.cursors.pop(cursor.delivery, None)
             self.inboxes.left(cursor.partition)
+        subscription.cursors.clear()  # they refer to it
 
     # ── the end of a turn ─────────────────────────────────────────────────────────────────────────────────
 
@@ -441,6 +442,7 @@ class Broker:
         for subscription in session.subscriptions.values():
             self.forget(subscription)
         session.subscriptions.clear()
+        session.channels.clear()  # they refer to it: a session should not need the garbage collector
         session.cursors.clear()
         session.inbox.clear()
 

@@ -61,7 +61,8 @@ def _stored(  # noqa: PLR0917 - the first five are bound when the batch arrives
         return
     partition = channel.partition
     following = offset + batch.count
-    if following > partition.next:  # another broker on the same store may have appended more meanwhile
+    # another broker on the same store may have appended more meanwhile
+    if following > partition.next:  # noqa: PLR1730 - once a batch, and `max` is a call
         partition.next = following
     if slot[0]:
         slot[1] = offset

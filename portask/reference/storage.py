@@ -16,7 +16,7 @@ from portask.contracts import EARLIEST, LATEST, Appended, Compression, Durabilit
 from portask.errors import OffsetOutOfRange, PortaskError, StorageFull, UnknownPartition
 from portask.messages import RecordBatch, TopicPartition
 from portask.wire import batches
-from portask.wire.coalesce import Coalescer
+from portask.wire.coalesce import Coalescer, coalescer
 from portask.wire.compression import attributes_for
 
 _ENTRY_OVERHEAD = 33 + 8 + 16
@@ -71,6 +71,7 @@ class MemoryStorage:
         self._max_bytes = max_bytes
         self._coalesce_bytes = coalesce_bytes
         self._compression = compression
+        self._coalescer = coalescer()
         self._used = 0
         self.load = 0.0
         """How busy the owner is, 0 to 1: what the compression strategy is told."""
@@ -106,7 +107,7 @@ class MemoryStorage:
                 log.size += len(gathered) - before
                 return True
             self._close(log)
-        gathered = Coalescer(batch, log.next, now, self._coalesce_bytes)
+        gathered = self._coalescer(batch, log.next, now, self._coalesce_bytes)
         if not gathered.add(batch, now):
             return False
         log.open = gathered

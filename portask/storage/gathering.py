@@ -13,7 +13,7 @@ from struct import Struct
 
 from portask.contracts import COALESCE_WINDOW_US, Compression
 from portask.messages import Buffer
-from portask.wire import batches, cbor
+from portask.wire import accelerate, batches, cbor
 from portask.wire.coalesce import CBOR_SEQUENCE
 from portask.wire.compression import attributes_for
 
@@ -34,7 +34,9 @@ Finish = Callable[[bytes], bytes]
 def gather(
     found: Sequence[Buffer], target: int, window: int = COALESCE_WINDOW_US, finish: Finish | None = None
 ) -> Sequence[Buffer]:
-    """``found`` with every run of small neighbours replaced by one batch. About 1 µs a record.
+    """``found`` with every run of small neighbours replaced by one batch.
+
+    About 1 µs a record, or 0.2 µs by a helper (`portask.wire.accelerate`).
 
     Args:
         found: Whole stamped batches in offset order. Offsets may be missing between them.
@@ -44,6 +46,10 @@ def gather(
     """
     if len(found) < 2:
         return found
+    quick = accelerate.helper("gather_batches")
+    if quick is not None:
+        joined: list[Buffer] = quick(found, target, window, finish)
+        return joined
     out: list[Buffer] = []
     run: _Run | None = None
     for batch in found:

@@ -5,7 +5,7 @@ They are found by entry point, because nothing here may name a package outside::
     [project.entry-points."portask.accelerators"]
     wire-1 = "my_package.accelerators:HELPERS"      # a mapping of names to functions
 
-The name of the entry point is the contract: ``wire-1`` is the three functions below, with these signatures. Each has
+The name of the entry point is the contract: ``wire-1`` is what stands below, with these signatures. Each has
 a twin in Python beside its caller, which is the specification and says what is wrong with bytes: a helper handles
 what is sound and leaves the rest to it. So nothing depends on a helper but speed.
 
@@ -15,6 +15,10 @@ what is sound and leaves the rest to it. So nothing depends on a helper but spee
     As `portask.wire.batches.parse`, or ``None`` for what is not sound.
 ``split_batches(view, max_raw_length) -> list[RecordBatch] | None``
     As `portask.wire.batches.split`, likewise.
+``Coalescer(first, base_offset, now, target=65536)``
+    As `portask.wire.coalesce.Coalescer`, without ``fits``.
+``gather_batches(found, target, window, finish) -> list[Buffer]``
+    As `portask.storage.gathering.gather`.
 
 ``PORTASK_NO_NATIVE=1`` leaves them out. `status` says what is in use and why; ``portask serve`` prints it.
 """
@@ -29,7 +33,7 @@ from typing import Any, NamedTuple
 GROUP = "portask.accelerators"
 CONTRACT = "wire-1"
 SWITCH = "PORTASK_NO_NATIVE"
-NAMES = ("scan_frames", "parse_batch", "split_batches")
+NAMES = ("scan_frames", "parse_batch", "split_batches", "Coalescer", "gather_batches")
 
 
 class Status(NamedTuple):

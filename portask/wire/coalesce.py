@@ -17,10 +17,11 @@ offset gets a batch that begins exactly there, and the tail can be read without 
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 from portask.contracts import COALESCE_WINDOW_US
 from portask.messages import RecordBatch
-from portask.wire import batches, cbor
+from portask.wire import accelerate, batches, cbor
 
 CBOR_SEQUENCE = 1
 """Codec wire id of the CBOR record sequence, the only one whose records are understood here."""
@@ -116,3 +117,9 @@ class Coalescer:
             base_offset=self.base_offset + skip,
             append_time=self._append_time,
         )
+
+
+def coalescer() -> type[Coalescer]:
+    """What to make open batches with: the class above, or a compiled one that does the same."""
+    compiled: Any = accelerate.helper("Coalescer")
+    return compiled or Coalescer

@@ -7,6 +7,7 @@ import pytest
 from portask.core.broker import Options
 from portask.core.session import ANSWERS_LIMIT
 from portask.wire import control
+from portask.wire.batches import STAMP_SIZE
 from portask.wire.frames import Opcode, frame_header
 from tests.core.talking import Client, Desk, batch_of
 
@@ -154,3 +155,21 @@ def test_a_fetch_reads_no_more_than_its_connection_takes() -> None:
     desk.settle()
     assert len(client.take(Opcode.DELIVER)) == 1
     assert asked == [100_000]
+
+
+def test_a_publish_that_waits_behind_other_requests_is_stored_as_it_came() -> None:
+    """Its bytes are valid for one turn only; the desk destroys them, as a receive buffer is reused."""
+    desk = filled()
+    client = desk.client()
+    client.open("b")
+    for _ in range(20):
+        client.fetch("a", size=MIB)
+    batch = batch_of(b"after all that", producer=1)
+    sent = client.publish(batch)
+    desk.settle()
+    client.take(Opcode.DELIVER)
+    assert [correlation for correlation, _ in client.acks()] == [sent]
+    client.fetch("b")
+    desk.settle()
+    (found,) = client.take(Opcode.DELIVER)
+    assert bytes(found.body)[STAMP_SIZE:] == bytes(batch.data)[STAMP_SIZE:]

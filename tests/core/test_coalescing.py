@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,11 +14,12 @@ from portask.messages import Buffer, Message, RecordBatch, TopicPartition
 from portask.reference.compression import Never
 from portask.reference.storage import MemoryStorage
 from portask.wire import batches
-from portask.wire.coalesce import Coalescer
+from portask.wire.coalesce import coalescer
 from portask.wire.compression import decompress
 from portask_variants.compression.always import Always
 from tests.core.talking import CODEC, SECOND, START, batch_of, records
 
+pytestmark = pytest.mark.usefixtures("helpers")
 KEY = TopicPartition("coalescing")
 
 
@@ -116,7 +118,7 @@ def test_reads_with_a_limit_go_on_without_holes(appends: list[Append], limit: in
 @example([(b"", 2**64 - 1), (b"", 1)])
 def test_an_open_batch_is_read_from_any_of_its_records(sent: list[tuple[bytes, int]]) -> None:
     first = batch_of(sent[0][0], timestamp=sent[0][1])
-    gathered = Coalescer(first, 100, START)
+    gathered = coalescer()(first, 100, START)
     for payload, timestamp in sent:
         assert gathered.add(batch_of(payload, timestamp=timestamp), START)
     expected = [Message(payload, timestamp=timestamp) for payload, timestamp in sent]

@@ -11,7 +11,7 @@ from portask.config import Settings
 from portask.contracts import FAMILIES
 from portask.errors import ConfigError
 from portask.registry import REFERENCE_NAMES
-from portask_lab import confirm, results
+from portask_lab import confirm, results, whole
 from portask_lab.corpora.load import load
 from portask_lab.noise import Rule
 from portask_lab.results import Failure, Run, Winner
@@ -32,7 +32,7 @@ def record(ratios: dict[str, float], *, p: float = 0.001, floor: float = 0.05, v
             continue
         ratio = ratios[asked.name]
         better: results.Better = "higher" if asked.name == "throughput" else "lower"
-        values = {confirm.REFERENCE: 100.0, confirm.WINNERS: 100.0 * ratio}
+        values = {whole.REFERENCE: 100.0, whole.WINNERS: 100.0 * ratio}
         add(
             run,
             asked.workload,
@@ -91,7 +91,7 @@ def test_a_broker_that_fails_is_not_confirmed_whatever_its_figures() -> None:
     run = record({**SAME, "cpu": 0.5})
     run.failures = [
         Failure(
-            variant=confirm.WINNERS, suite=results.CONFIRMATION, workload="network.cpu", params={}, block=0,
+            variant=whole.WINNERS, suite=results.CONFIRMATION, workload="network.cpu", params={}, block=0,
             detail="WrongResult: message 2 was due\n  File …", kind="wrong",
         )
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_void_measurements_say_why_there_is_no_figure() -> None:
     run = record({"throughput": 2.0, "cpu": 0.5})
     run.failures = [
         Failure(
-            variant=confirm.WINNERS, suite=results.CONFIRMATION, workload="network.latency", params={}, block=0,
+            variant=whole.WINNERS, suite=results.CONFIRMATION, workload="network.latency", params={}, block=0,
             detail="the generator was late", kind="void",
         )
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def test_void_measurements_say_why_there_is_no_figure() -> None:
 
 def test_a_figure_that_the_reference_lacks_is_no_figure() -> None:
     run = record({**SAME, "cpu": 0.5})
-    summary = next(each for each in run.summaries if "p99" in each.case and each.variant == confirm.WINNERS)
+    summary = next(each for each in run.summaries if "p99" in each.case and each.variant == whole.WINNERS)
     summary.ratio = summary.p = None
     found = confirm.judge(run)
     assert found.outcome == "not confirmed"
@@ -123,18 +123,18 @@ def test_a_figure_that_the_reference_lacks_is_no_figure() -> None:
 
 def test_families_without_a_winner_are_what_the_broker_takes_by_itself() -> None:
     found = [*winners("codec/struct"), Winner(family="pool", variant="", objective="")]
-    ours, theirs, _ = confirm.brokers(found)
+    ours, theirs, _ = whole.brokers(found)
     served = Settings()
     assert ours == {**{family: served.choice(family).variant for family in FAMILIES}, "codec": "struct"}
     assert {**theirs, "storage": ""} == {**REFERENCE_NAMES, "storage": ""}
-    ours, theirs, notes = confirm.brokers(winners("codec/struct", "storage/memory"))
+    ours, theirs, notes = whole.brokers(winners("codec/struct", "storage/memory"))
     assert ours == {**REFERENCE_NAMES, "codec": "struct"}
     assert theirs == REFERENCE_NAMES
     assert notes == []
 
 
 def test_a_log_is_not_laid_beside_what_forgets() -> None:
-    ours, theirs, notes = confirm.brokers(winners("server/epoll", "storage/segment-log"))
+    ours, theirs, notes = whole.brokers(winners("server/epoll", "storage/segment-log"))
     assert ours["storage"] == theirs["storage"] == "segment-log"
     assert theirs["server"] == REFERENCE_NAMES["server"]
     assert "memory would forget" in notes[0]
@@ -197,7 +197,7 @@ def test_a_round_measures_whole_brokers_and_is_kept_beside_the_run(tmp_path: Pat
     assert throughput.ratio
     lines = list(results.read_raw(tmp_path / results.CONFIRMATION))
     assert {line.variant for line in lines} == {
-        confirm.WINNERS, confirm.REFERENCE, confirm.REFERENCE + results.CONTROL_SUFFIX,
+        whole.WINNERS, whole.REFERENCE, whole.REFERENCE + results.CONTROL_SUFFIX,
     }  # fmt: skip
     assert not any("parts" in line.case for line in lines)
     assert [text for text, _, _ in seen if "broker/winners" in text]

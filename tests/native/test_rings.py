@@ -156,7 +156,11 @@ def test_any_sequence_and_any_buffer(ring: Any) -> None:
 
 @pytest.mark.parametrize("record", ["text", 5, None, [1]])
 def test_what_is_no_buffer_is_refused(ring: Any, record: Any) -> None:
-    for put in (lambda: ring.put(record), lambda: ring.put_many([b"first", record])):
+    puts: tuple[Callable[[], Any], ...] = (
+        lambda: ring.put(record),
+        lambda: ring.put_many([b"first", record]),
+    )
+    for put in puts:
         with pytest.raises(TypeError, match=f"a record is bytes, .* not {type(record).__name__}"):
             put()
     assert len(ring) == 0

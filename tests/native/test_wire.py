@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import cbor2
 import pytest
 from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portask.contracts import COALESCE_WINDOW_US
 from portask.errors import BatchError
-from portask.messages import RecordBatch
+from portask.messages import Buffer, RecordBatch
+from portask.storage.gathering import gather
 from portask.wire import batches, frames
+from portask.wire.coalesce import Coalescer
 from portask.wire.frames import REPLY, WINDOW, Frame, frame_header
 from tests.codec.shapes import RELAXED
 from tests.wire.feeding import FRAMES, Fields, fields, wire
@@ -103,6 +107,112 @@ def test_header_fields_behind_a_right_checksum(
     assert _native.parse_batch(changed, limit) == twin(batches.parse, changed, limit)
 
 
+# ── gathering ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+NOW = 1_700_000_000_000_000
+CLOSE = st.integers(0, 3) | st.sampled_from(
+    [COALESCE_WINDOW_US - 1, COALESCE_WINDOW_US, COALESCE_WINDOW_US + 1]
+)
+ALONE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "body": st.builds(
+            lambda start, delta, rest: start + delta + rest,
+            st.sampled_from([b"\x84", b"\x84", b"\x84", b"\x83", b""]),
+            st.builds(cbor2.dumps, st.integers(-(2**64), 2**64 - 1) | st.integers(-300, 300))
+            | st.binary(max_size=2),
+            st.binary(max_size=40) | st.just(bytes(4100)),
+        ),
+        "count": st.sampled_from([1, 1, 1, 1, 2]),
+        "codec": st.sampled_from([1, 1, 1, 2]),
+        "base_timestamp": st.integers(NOW - 300, NOW + 300) | st.sampled_from([0, 2**64 - 1]),
+        "ttl": st.sampled_from([0, 0, 5]),
+        "producer": st.sampled_from([0, 0, 0, 7]),
+        "attributes": st.sampled_from([0, 0, 0, 1]),
+    }
+)
+
+
+@RELAXED
+@given(
+    made=st.lists(st.tuples(ALONE.filter(lambda parts: parts["body"]), CLOSE), min_size=1, max_size=8),
+    target=st.sampled_from([0, 30, 100, 1 << 16]),
+    data=st.data(),
+)
+def test_open_batches(made: list[tuple[dict[str, Any], int]], target: int, data: st.DataObject) -> None:
+    from portask_native import _native
+
+    arrived = [
+        (_parsed(**parts), later) for parts, later in made
+    ]  # none is empty: what was checked holds a record
+    first = arrived[0][0]
+    found, wanted = _native.Coalescer(first, 100, NOW, target), Coalescer(first, 100, NOW, target)
+    now = NOW
+    for batch, later in arrived:
+        now += later
+        assert found.add(batch, now) == wanted.add(batch, now)
+        assert (len(found), found.count, found.last_append, found.base_offset) == (
+            len(wanted),
+            wanted.count,
+            wanted.last_append,
+            wanted.base_offset,
+        )
+    for offset in range(100, 100 + wanted.count):
+        assert found.batch(offset) == wanted.batch(offset)
+    if wanted.count:
+        assert found.batch() == found.batch(None) == wanted.batch()
+    for outside in (99, 101 + wanted.count):
+        with pytest.raises(IndexError):
+            found.batch(outside)
+
+
+def _parsed(body: bytes, **parts: Any) -> RecordBatch:
+    """The batch as `batches.parse` would give it, sound or not."""
+    return RecordBatch(batches.build(body, **parts), raw_length=len(body), sequence=0, epoch=0, **parts)
+
+
+@RELAXED
+@given(
+    made=st.lists(st.tuples(ALONE, CLOSE, st.sampled_from([0, 0, 0, 0, 1])), max_size=8),
+    target=st.sampled_from([0, 30, 200, 1 << 16]),
+    window=st.sampled_from([0, COALESCE_WINDOW_US]),
+    wrap=st.sampled_from([bytes, memoryview, bytearray]),
+)
+def test_stored_batches(
+    made: list[tuple[dict[str, Any], int, int]], target: int, window: int, wrap: Callable[[bytes], Buffer]
+) -> None:
+    from portask_native import _native
+
+    stored: list[Buffer] = []
+    offset, now = 2**33, NOW
+    for parts, later, gap in made:
+        offset, now = offset + gap, now + later
+        if parts["body"]:  # as above: what was checked holds a record
+            stored.append(wrap(batches.build(**parts, base_offset=offset, append_time=now)))
+        offset += parts["count"]
+    for finish in (None, lambda batch: b"finished " + batch):
+        wanted = gather(stored, target, window, finish)
+        found = _native.gather_batches(stored, target, window, finish)
+        assert found == wanted
+        for ours, theirs in zip(found, wanted, strict=True):  # what stays alone is the very same object
+            assert (ours is theirs) is any(theirs is given for given in stored)
+
+
+def test_what_fails_while_gathering_is_passed_on() -> None:
+    from portask_native import _native
+
+    one = [batches.build(b"\x84\0record", 1, codec=1, base_timestamp=NOW, base_offset=at) for at in range(3)]
+
+    def fails(batch: bytes) -> bytes:
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        _native.gather_batches(one, 1 << 16, 0, fails)
+    strange: list[Any] = [one[0], None]
+    with pytest.raises(TypeError):
+        _native.gather_batches(strange, 1 << 16, 0, None)
+    assert _native.gather_batches([b"", b"short"], 1 << 16, 0, None) == [b"", b"short"]
+
+
 def test_other_objects_are_type_errors() -> None:
     from portask_native import _native
 
@@ -123,9 +233,10 @@ def test_other_objects_are_type_errors() -> None:
 def test_references_are_given_back() -> None:
     from portask_native import _native
 
-    batch = bytes(batches.build(b"record", 1, codec=1, base_timestamp=2**40))
+    batch = bytes(batches.build(b"\x84\0record", 1, codec=1, base_timestamp=2**40))
     stream = bytes(frame_header(17, len(batch), 2**31, 2**31) + batch) * 20 + b"garbage of more than 24 bytes"
-    objects = (batch, stream, None, Frame, RecordBatch)
+    arrived = batches.parse(batch)
+    objects = (batch, stream, arrived, None, Frame, RecordBatch)
     gc.collect()
     before = [sys.getrefcount(thing) for thing in objects]
     for _ in range(200):
@@ -134,7 +245,11 @@ def test_references_are_given_back() -> None:
         _native.split_batches(memoryview(batch), 100)
         _native.parse_batch(batch, 100)
         _native.parse_batch(batch[:-1], 100)
-    del found
+        _native.gather_batches([batch, memoryview(batch), batch], 1 << 16, 0, lambda joined: joined)
+        gathered = _native.Coalescer(arrived, 0, 0)
+        gathered.add(arrived, 0)
+        gathered.batch()
+    del found, gathered
     gc.collect()
     after = [sys.getrefcount(thing) for thing in objects]
     assert [b - a for a, b in zip(before, after, strict=True) if abs(b - a) > 20] == []

@@ -11,7 +11,7 @@ import pytest
 
 from portask import registry
 
-DATABASES = ("lmdb",)
+DATABASES = ("lmdb", "sqlite")
 
 
 def database(variant: str, folder: Path, mode: str = "os", **options: Any) -> Any:

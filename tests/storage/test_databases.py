@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from portask.config.settings import Choice, Settings
+from portask.config.settings import Choice, MemorySettings, Settings
 from portask.contracts import (
     EARLIEST,
     LATEST,
@@ -441,10 +441,12 @@ def test_options_that_make_no_sense_are_refused(
 
 def test_the_broker_s_memory_limit_is_not_the_device_s(variant: str, tmp_path: Path) -> None:
     database(variant, tmp_path / "log").close()
-    broker, _ = build(Settings(storage=Choice(variant, {"path": str(tmp_path / "log")})))
+    choice = Choice(variant, {"path": str(tmp_path / "log")})
+    broker, _ = build(Settings(storage=choice, memory=MemorySettings(max_bytes=1 << 20)))
     storage: Any = broker.storage
     assert storage.durability is Durability.OS
-    assert storage._database._room._limit > Settings().memory.max_bytes
+    for _ in range(30):
+        Driver(storage).append(batch_of(bytes(100_000)))
     storage.close()
 
 
@@ -480,7 +482,8 @@ def test_trims_make_room_as_often_as_it_takes(make: Make, tmp_path: Path) -> Non
     first, end = driver.lookup(EARLIEST), driver.lookup(LATEST)
     assert end == 1500
     assert sorted(payloads(storage)) == list(range(first, end))
-    assert sum(path.stat().st_size for path in (tmp_path / "log").iterdir()) <= limit + 20_000
+    files = [path for path in (tmp_path / "log").iterdir() if not path.name.endswith(("-wal", "-shm"))]
+    assert sum(path.stat().st_size for path in files) <= limit + 20_000
     storage.close()
 
 

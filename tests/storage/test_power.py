@@ -24,6 +24,8 @@ CUTS = 120
 def write_and_tell(folder: str, variant: str, turns: int, mode: str = "synced") -> None:
     """Appends numbered records, and writes to the file ``said`` what is acknowledged."""
     storage = database(variant, Path(folder), mode)
+    if variant == "sqlite":  # so that there are checkpoints in a short run
+        storage._database._writing.execute("PRAGMA wal_autocheckpoint = 15").fetchall()
     said = os.open(f"{folder}/said", os.O_WRONLY | os.O_CREAT)
     chance = random.Random(3)
     number = dict.fromkeys(KEYS, 0)
@@ -108,3 +110,13 @@ def test_this_would_be_seen_if_it_were_not_synced(tmp_path: Path, variant: str) 
     trace.lose_power(moment, random.Random(1), tmp_path / "left", share=0.0)
     found = found_in(tmp_path / "left", variant)
     assert found["7"] < acknowledged(trace, moment)["7"]
+
+
+def test_sqlite_is_whole_after_a_power_loss_also_where_commits_are_not_synced(tmp_path: Path) -> None:
+    trace = traced(tmp_path / "log", "sqlite", "os")
+    chance = random.Random(12)
+    for cut in range(CUTS):
+        left = tmp_path / f"cut-{cut}"
+        trace.lose_power(chance.randrange(trace.moments), chance, left)
+        found_in(left, "sqlite")
+        shutil.rmtree(left)

@@ -310,6 +310,7 @@ ONE = st.tuples(
 )
 
 
+@pytest.mark.usefixtures("helpers")
 @given(given_records=st.lists(ONE, max_size=30), target=st.sampled_from((0, 100, 1 << 16)))
 def test_gathering_changes_no_record(given_records: list[tuple[bytes, int, int, bool]], target: int) -> None:
     stored: list[Any] = []

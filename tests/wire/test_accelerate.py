@@ -58,7 +58,7 @@ def test_helpers_are_found_by_entry_point(tmp_path: Path) -> None:
             "HELPERS = {'scan_frames': print}",
             accelerate.CONTRACT,
             "",
-            "none (quick:HELPERS lacks parse_batch, split_batches)",
+            "none (quick:HELPERS lacks parse_batch, split_batches, Coalescer, gather_batches)",
         ),
         (
             "import nowhere",

@@ -3,15 +3,14 @@
 A file's suffix says what it is and its content is checked against that, because a benchmark on something else
 than its user believes is worse than none:
 
-=========================
-========================================================================================== ``.ndjson``
-``.jsonl``     one JSON document a line; the payload is the line as it stands ``.json``                  an
-array; the payload is each element as it stands ``.csv`` ``.tsv``          a header and rows; the payload is a
-JSON object a row, keyed by the header ``.txt`` ``.log``          the payload is the line, any bytes but NUL
+=========================  ====================================================================
+``.ndjson`` ``.jsonl``     one JSON document a line; the payload is the line as it stands
+``.json``                  an array; the payload is each element as it stands
+``.csv`` ``.tsv``          a header and rows; the payload is a JSON object a row, keyed by the header
+``.txt`` ``.log``          the payload is the line, any bytes but NUL
 another suffix, or none    sniffed as one of the above; a note in the results says as what
 ``….gz`` ``….zst``         any of these, compressed
-=========================
-==========================================================================================
+=========================  ====================================================================
 
 Empty lines are left out. Line formats are streamed: with a ``limit`` only as much is read as is used (the
 digest is still over the whole file).

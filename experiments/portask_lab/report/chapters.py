@@ -26,7 +26,7 @@ from portask_lab.statistics import Ratio
 
 _DURABLE = ("storage.acks", "storage.published", "storage.recovery")
 _IN_RAM = Prose(
-    "These brokers keep messages in RAM (storage memory, durability memory), not in files as `portask serve` does "
+    "These brokers keep messages in RAM (storage memory, durability memory), not in files as portask serve does "
     "unless told otherwise. What files cost is in the storage suite's figures."
 )
 
@@ -101,7 +101,7 @@ def _winners(run: Run, leads: Mapping[str, Ratio]) -> Section:
             "winners", "Winners", (Prose("No family was measured far enough to choose a winner."),)
         )
     text = f"To put these into a config file: portask lab select {run.id} -o portask.toml"
-    parts: list[Part] = [winners.winners(run, leads), Prose(text)]
+    parts: list[Part] = [winners.winners(run, leads), winners.reasons(run), Prose(text)]
     if run.confirmation:
         found = run.confirmation
         reason = f"{found.outcome.capitalize()}, in {found.rounds} rounds of their own: {found.reason}"

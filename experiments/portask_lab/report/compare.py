@@ -233,8 +233,8 @@ def _heading(case: Case, same: set[str]) -> list[tuple[str, str]]:
     """Lines with their weights: what the rows are, and what they have in common."""
     common = words.params({key: value for key, value in case.params.items() if key in same})
     better = {"higher": "more is better", "lower": "less is better"}.get(case.better, "")
-    lines = [(f"{case.title or case.workload}: {words.counted(case)}, {case.unit} ({better})", "bold")]
-    return [*lines, (f"all with {common}", "normal")] if common else lines
+    about = ", ".join(filter(None, (case.unit, better, f"all with {common}" if common else "")))
+    return [(f"{case.title or case.workload}: {words.counted(case)}", "bold"), (about, "normal")]
 
 
 def _whisker(axes: Axes, y: float, case: Case, summary: Summary, colour: str) -> list[float | None]:

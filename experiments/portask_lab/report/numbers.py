@@ -13,6 +13,8 @@ import msgspec
 
 _SI = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TIME = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+_COUNTS = {"connections", "messages"}
+"""Things that come in whole numbers."""
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _SIGNIFICANT = 3
 _SMALL = 1e-3
@@ -57,6 +59,8 @@ def scale_for(values: Iterable[float | None], unit: str) -> Scale:
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value) and value]
     largest, smallest = max(sizes, default=1.0), min(sizes, default=1.0)
     divisor, name = _prefix(largest, unit)
+    if unit in _COUNTS:
+        return Scale(divisor, name, 0)
     # a smallest value thousands of times below the largest must not drag a tail of decimals through the table
     smallest = max(smallest, largest * _SMALL)
     digits = _SIGNIFICANT - 1 - math.floor(math.log10(smallest / divisor))

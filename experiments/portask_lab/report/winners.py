@@ -5,45 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from portask_lab.report import numbers
-from portask_lab.report.document import Cell, Table, Tone
+from portask_lab.report.document import Cell, Items, Table, Tone
 from portask_lab.report.tables import columns, variant
 from portask_lab.results import Confirmation, Run, Winner
 from portask_lab.statistics import Ratio
 
 
 def winners(run: Run, leads: Mapping[str, Ratio]) -> Table:
-    """What `select` would put into the config."""
+    """What `portask_lab.select` would put into the config."""
     rows = []
     for item in run.winners:
         scale = numbers.scale_for([item.value, item.runner_up_value], item.unit)
+
+        def figure(value: float | None, scale: numbers.Scale = scale) -> Cell:
+            return Cell("–" if value is None else f"{scale.text(value)} {scale.unit}")
+
         rows.append(
             (
                 Cell(item.family, "strong"),
                 variant(item.variant),
-                Cell(f"{scale.text(item.value)} {scale.unit}" if item.value is not None else "–"),
+                figure(item.value),
                 variant(item.runner_up),
-                Cell(
-                    f"{scale.text(item.runner_up_value)} {scale.unit}"
-                    if item.runner_up_value is not None
-                    else "–"
-                ),
+                figure(item.runner_up_value),
                 Cell(_lead(item, leads.get(item.family))),
-                Cell("; ".join(part for part in (item.objective, item.reason) if part)),
             )
         )
     return Table(
         "The winner of each family, as portask lab select would choose",
-        columns(
-            "Family",
-            "Winner",
-            "Figure#",
-            "Runner-up",
-            "Figure#",
-            "Winner ÷ runner-up#",
-            "Measured as, and why",
-        ),
+        columns("Family", "Winner", "Figure#", "Runner-up", "Figure#", "Winner ÷ runner-up#"),
         tuple(rows),
     )
+
+
+def reasons(run: Run) -> Items:
+    """By what each family was compared, and why its winner won."""
+    return Items(tuple(f"{item.family}, by {item.objective}: {item.reason}" for item in run.winners))
 
 
 def confirmed(found: Confirmation) -> Table:

@@ -20,20 +20,23 @@ Words used throughout:
   resample.
 """
 
+from portask_lab.results.conclusions import (
+    Confirmation,
+    ConfirmedFigure,
+    Criterion,
+    CriterionPart,
+    Judgement,
+    Winner,
+)
 from portask_lab.results.outcomes import (
     CONTROL_SUFFIX,
     Better,
     Block,
     Case,
-    Confirmation,
-    ConfirmedFigure,
     Conformance,
     CorpusInfo,
-    Criterion,
-    CriterionPart,
     Failure,
     FailureKind,
-    Judgement,
     Machine,
     Noise,
     NoiseFloor,
@@ -42,7 +45,6 @@ from portask_lab.results.outcomes import (
     Summary,
     Unavailable,
     Verdict,
-    Winner,
 )
 from portask_lab.results.pictures import Curve, MemoryLine, Point, Trace
 from portask_lab.results.store import (

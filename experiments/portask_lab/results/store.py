@@ -9,19 +9,21 @@ from typing import Any
 import msgspec
 
 from portask.errors import PortaskError
+from portask_lab.results.conclusions import (
+    Confirmation,
+    Criterion,
+    Winner,
+)
 from portask_lab.results.outcomes import (
     Block,
     Case,
-    Confirmation,
     Conformance,
     CorpusInfo,
-    Criterion,
     Failure,
     Machine,
     NoiseFloor,
     Summary,
     Unavailable,
-    Winner,
 )
 from portask_lab.results.pictures import Curve, MemoryLine, Point, Trace
 

@@ -5,8 +5,8 @@ use pyo3::prelude::*;
 use std::ptr::null_mut;
 
 extern "C" {
-    // In the stable ABI since 3.12; 3.11 has the same function with the same signature, outside of its limited
-    // API.
+    // In the stable ABI since 3.12; 3.11 has the same function with the same signature, outside of its
+    // limited API.
     fn PyObject_Vectorcall(
         callable: *mut ffi::PyObject,
         arguments: *const *mut ffi::PyObject,
@@ -24,8 +24,8 @@ pub unsafe fn call<'py, const N: usize>(
     callable: &Bound<'py, PyAny>,
     arguments: [*mut ffi::PyObject; N],
 ) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: N live objects, as the caller says, and no names; the result is a new reference, or null with an
-    // exception set.
+    // SAFETY: N live objects, as the caller says, and no names; the result is a new reference, or null with
+    // an exception set.
     unsafe {
         let made = PyObject_Vectorcall(callable.as_ptr(), arguments.as_ptr(), N, null_mut());
         Bound::from_owned_ptr_or_err(callable.py(), made)

@@ -13,6 +13,7 @@ pub mod pool;
 pub mod reactor;
 pub mod ring;
 pub mod wire;
+pub mod workers;
 
 /// The extension module: a plain list of the parts.
 #[cfg(feature = "python")]
@@ -23,6 +24,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     pool::register(m)?;
     reactor::register(m)?;
     ring::register(m)?;
+    workers::register(m)?;
     wire::register(m)?;
     Ok(())
 }

@@ -93,11 +93,15 @@ class Producer:
         (message,) = self._source.batch(partition, 1)
         self._pending.append((self._producer.put_nowait(message, partition), partition))
         await asyncio.sleep(0)
+        self._take_acks()
 
     async def _settle(self) -> None:
         """Waits for the oldest message's ack, and takes what was acknowledged with it."""
+        await self._pending[0][0]
+        self._take_acks()
+
+    def _take_acks(self) -> None:
         pending = self._pending
-        await pending[0][0]
         while pending and pending[0][0].done():
             found, partition = pending.popleft()
             found.result()
@@ -113,12 +117,8 @@ class Producer:
         """
         partition = self._partition()
         message = self._source.timed(partition, intended)
-        pending = self._pending
-        pending.append((self._producer.put_nowait(message, partition), partition))
-        while pending and pending[0][0].done():
-            found, acked = pending.popleft()
-            found.result()
-            self._confirmed(acked, 1)
+        self._pending.append((self._producer.put_nowait(message, partition), partition))
+        self._take_acks()
 
     async def finish(self) -> None:
         """Waits for all acks."""

@@ -6,4 +6,6 @@ HELPERS = {
     "scan_frames": _native.scan_frames,
     "parse_batch": _native.parse_batch,
     "split_batches": _native.split_batches,
+    "Coalescer": _native.Coalescer,
+    "gather_batches": _native.gather_batches,
 }

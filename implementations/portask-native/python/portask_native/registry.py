@@ -62,4 +62,12 @@ VARIANTS = (
         capabilities=_NATIVE,
         requires=_COMPILED,
     ),
+    Entry(
+        "workers",
+        "native-threads",
+        "portask_native.workers:thread_workers",
+        "threads in Rust; zstd and checksums without the interpreter",
+        capabilities=_NATIVE,
+        requires=_COMPILED,
+    ),
 )

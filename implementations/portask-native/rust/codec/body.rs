@@ -6,9 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 use std::ops::Range;
 
-/// Bytes that nobody changes while they are read: those of a `bytes`, given as such or seen through a memoryview. Of
-/// anything else a copy is made: Python code may run in between (a collection calls finalizers), and the caller may use
-/// a receive buffer again.
+/// Bytes that nobody changes while they are read: those of a `bytes`, given as such or seen through a
+/// memoryview. Of anything else a copy is made: Python code may run in between (a collection calls
+/// finalizers), and the caller may use a receive buffer again.
 pub struct Body {
     bytes: Py<PyBytes>,
     range: Range<usize>,
@@ -26,7 +26,8 @@ impl Body {
         }
     }
 
-    /// The bytes of `object`, to be kept: a small part of a large `bytes` is copied rather than keep all of that alive.
+    /// The bytes of `object`, to be kept: a small part of a large `bytes` is copied rather than keep all of
+    /// that alive.
     pub fn kept(object: &Bound<'_, PyAny>) -> PyResult<Body> {
         match object.cast_exact::<PyBytes>() {
             Ok(bytes) => Ok(Body::all(bytes)),

@@ -1,11 +1,11 @@
 //! A record area as a sequence of messages that are made when they are looked at.
 //!
-//! One pass checks every record to its last byte and notes where it ends: whatever is wrong with the bytes is said
-//! then, and looking at a message later cannot fail. It pays when few of the messages are looked at, or never all at
-//! once; whoever looks at each of them pays for the pass as well.
+//! One pass checks every record to its last byte and notes where it ends: whatever is wrong with the bytes is
+//! said then, and looking at a message later cannot fail. It pays when few of the messages are looked at, or
+//! never all at once; whoever looks at each of them pays for the pass as well.
 //!
-//! Payloads are `bytes`, copied when they are looked at, or on request memoryviews of the area. A view saves the copy
-//! and costs an object of 200 bytes: it pays from about 8 KiB on, and keeps the whole area alive.
+//! Payloads are `bytes`, copied when they are looked at, or on request memoryviews of the area. A view saves
+//! the copy and costs an object of 200 bytes: it pays from about 8 KiB on, and keeps the whole area alive.
 
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;

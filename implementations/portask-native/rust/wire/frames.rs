@@ -8,9 +8,9 @@ use pyo3::types::{PyList, PyMemoryView};
 
 const PUBLISH: u8 = 17;
 
-/// Appends the frames of `view` to `frames`, from `start` on; their bodies are views of it, and a PUBLISH whose batch is
-/// sound has it with it. Returns where it stopped, and the whole length of the frame that begins there, 0 if that is
-/// not known yet, -1 if it is refused.
+/// Appends the frames of `view` to `frames`, from `start` on; their bodies are views of it, and a PUBLISH
+/// whose batch is sound has it with it. Returns where it stopped, and the whole length of the frame that
+/// begins there, 0 if that is not known yet, -1 if it is refused.
 #[pyfunction]
 pub fn scan_frames<'py>(
     py: Python<'py>,

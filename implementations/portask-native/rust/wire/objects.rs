@@ -1,5 +1,5 @@
-//! `portask.wire.frames.Frame` and `portask.messages.RecordBatch`, made of what was read, and the bytes they are read
-//! from.
+//! `portask.wire.frames.Frame` and `portask.messages.RecordBatch`, made of what was read, and the bytes they
+//! are read from.
 
 use crate::calls::{call, int};
 use crate::reactor::batches::Batch;
@@ -80,7 +80,8 @@ impl Classes {
     }
 }
 
-/// Bytes of a Python object that may be written to between two looks: Python code runs whenever an object is made.
+/// Bytes of a Python object that may be written to between two looks: Python code runs whenever an object is
+/// made.
 pub struct Seen(PyBuffer<u8>);
 
 impl Seen {
@@ -107,8 +108,8 @@ impl Seen {
         if start == end {
             return look(&[]);
         }
-        // SAFETY: inside the buffer, which is locked. Nobody writes meanwhile: the interpreter is held, and `look` runs
-        // no Python code.
+        // SAFETY: inside the buffer, which is locked. Nobody writes meanwhile: the interpreter is held, and
+        // `look` runs no Python code.
         look(unsafe { std::slice::from_raw_parts(self.0.buf_ptr().cast::<u8>().add(start), end - start) })
     }
 }

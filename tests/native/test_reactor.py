@@ -1,0 +1,234 @@
+"""What `native-epoll` promises beside the contract of a server: memory, descriptors, signals, ways to wait."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from portask import registry
+from portask.contracts import Appended
+from portask.core.session import Session
+from portask.messages import RecordBatch, TopicPartition
+from portask.reference.storage import MemoryStorage
+from portask.wire import control
+from portask.wire.connection import Connection, Role
+from portask.wire.frames import Opcode, frame_header
+from portask_lab.conformance.server_support import Client, Running, batch_of, eventually
+from portask_lab.loadgen import broker as loadgen_broker
+from portask_lab.loadgen.processes import Child
+
+ENTRY = registry.get("server", "native-epoll")
+IDLE = ["sleep", "spin-then-sleep", "spin"]
+MIB = 1 << 20
+
+
+# ── memory of received bytes ──────────────────────────────────────────────────────────────────────────────
+
+
+class Keeping(MemoryStorage):
+    """Breaks the contract: keeps views of the batches beyond the call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[Any, bytes]] = []
+
+    def append(self, partition: TopicPartition, batch: RecordBatch, now: int, done: Appended) -> None:
+        self.kept.append((batch.data, bytes(batch.data)))
+        super().append(partition, batch, now, done)
+
+
+def test_a_view_that_is_kept_too_long_never_shows_other_bytes() -> None:
+    storage = Keeping()
+    with Running(ENTRY, storage=storage) as broker, Client(broker) as client:
+        client.open()
+        for number in range(300):
+            client.publish(batch_of(number.to_bytes(4, "little") * (number * 10), producer=1), 10 + number)
+            client.expect(Opcode.PUBACK)
+    assert len(storage.kept) == 300
+    assert all(bytes(view) == copy for view, copy in storage.kept)
+
+
+def test_views_outlive_the_server_and_are_read_only() -> None:
+    storage = Keeping()
+    with Running(ENTRY, storage=storage) as broker, Client(broker) as client:
+        client.open()
+        client.publish(batch_of(b"x" * 1000), 10)
+        client.expect(Opcode.PUBACK)
+    ((view, copy),) = storage.kept
+    del broker, client
+    gc.collect()
+    assert view.readonly
+    assert bytes(view) == copy
+    storage.kept.clear()
+
+
+def test_endpoints_are_let_go_without_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with Running(ENTRY) as broker, Client(broker) as bystander:
+            for topic in ("a", "b", "c"):
+                with Client(broker) as client:
+                    client.open(topic)
+                    client.subscribe(topic)
+                    client.publish(batch_of(b"x"), 10)
+                    client.deliveries(1)
+            eventually(lambda: sessions() == 1, "sessions are alive of which no client is left")
+            bystander.ping()
+    finally:
+        gc.enable()
+
+
+def sessions() -> int:
+    return sum(isinstance(thing, Session) for thing in gc.get_objects())
+
+
+# ── brokers in processes of their own ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Child]]:
+    """Starts brokers that end with the test."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(loadgen_broker.start("native-epoll", **options))
+
+
+def connected(child: Child) -> socket.socket:
+    """A connection that was welcomed."""
+    sock = socket.create_connection(("127.0.0.1", child.port), 5)
+    greet(sock)
+    return sock
+
+
+def greet(sock: socket.socket) -> None:
+    hello = Connection(Role.CLIENT)
+    hello.send_hello("test")
+    sock.sendall(b"".join(hello.take_output()))
+    while hello.welcome is None:
+        hello.receive(sock.recv(4096))
+
+
+def answers(sock: socket.socket) -> bool:
+    sock.sendall(frame_header(Opcode.PING, 0, 7))
+    return sock.recv(4096) == frame_header(Opcode.PONG, 0, 7)
+
+
+def descriptors(child: Child) -> int:
+    return len(list(Path(f"/proc/{child.pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("idle", IDLE)
+def test_a_signal_ends_it_however_it_waits(start: Callable[..., Child], idle: str) -> None:
+    child = start(idle=idle)
+    with connected(child) as sock:
+        assert answers(sock)
+        os.kill(child.pid, signal.SIGTERM)
+        eventually(lambda: not child.alive, "the signal was not heard")
+    assert child.said() == ""
+
+
+@pytest.mark.parametrize("idle", IDLE)
+def test_it_answers_and_turns_when_woken_however_it_waits(idle: str) -> None:
+    entry = structs.replace(ENTRY, target=f"{__name__}:{idle.replace('-', '_')}")
+    with Running(entry) as broker, Client(broker) as client:
+        for _ in range(20):
+            client.ping()
+        time.sleep(0.03)
+        before = broker.broker.turns
+        broker.broker.wake()
+        eventually(lambda: broker.broker.turns > before, "no turn came")
+        client.ping()
+
+
+def sleep(**options: Any) -> Any:
+    return ENTRY.make(idle="sleep", **options)
+
+
+def spin_then_sleep(**options: Any) -> Any:
+    return ENTRY.make(idle="spin-then-sleep", spin_us=20_000, **options)
+
+
+def spin(**options: Any) -> Any:
+    return ENTRY.make(idle="spin", **options)
+
+
+@pytest.mark.parametrize("idle", ["sleep", "spin-then-sleep"])
+def test_it_sleeps_when_nothing_comes(start: Callable[..., Child], idle: str) -> None:
+    child = start(idle=idle, spin_us=1000)
+    with connected(child):
+        time.sleep(0.1)
+        before = child.cpu()
+        time.sleep(1)
+        assert child.cpu() - before < 0.1
+
+
+def test_an_unknown_way_to_wait_is_said_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="idle is sleep, spin-then-sleep or spin, not 'nap'"):
+        ENTRY.make(idle="nap")
+
+
+@pytest.mark.slow
+def test_thousands_come_and_go_and_leave_nothing(start: Callable[..., Child]) -> None:
+    child = start()
+    before: list[int] = []
+    for _ in range(3):
+        peers = [connected(child) for _ in range(5000)]
+        assert all(answers(sock) for sock in peers[::500])
+        before.append(child.private())
+        assert descriptors(child) > 5000
+        for number, sock in enumerate(peers):
+            if number % 2:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        eventually(lambda: descriptors(child) < 50, "descriptors are left")
+    assert before[2] - before[1] < MIB, f"private memory at 5,000 connections, round by round: {before}"
+
+
+@pytest.mark.slow
+def test_a_slow_reader_costs_a_bounded_amount_of_memory(start: Callable[..., Child]) -> None:
+    child: Any = start()
+    batch = batch_of(bytes(60_000), producer=1)
+    with Client(child, receive_buffer=65_536) as slow, Client(child) as publisher:
+        publisher.open()
+        slow.subscribe()
+        memory = []
+        for round_ in range(1, 4):
+            acked = 0
+            for number in range(400):
+                publisher.publish(batch, 10 + number)
+            while acked < 400:
+                acked += len(control.decode_puback(publisher.expect(Opcode.PUBACK).body))
+            memory.append(child.private() - round_ * 400 * len(batch))  # beside the log
+        assert max(memory) - memory[0] < 4 * MIB, f"memory beside the log, round by round: {memory}"
+
+
+def test_without_descriptors_it_waits_and_does_not_spin(start: Callable[..., Child]) -> None:
+    child = start()
+    first = connected(child)
+    allowed = descriptors(child) + 3
+    resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (allowed, allowed))
+    waiting = [socket.create_connection(("127.0.0.1", child.port), 5) for _ in range(6)]
+    time.sleep(0.1)
+    before = child.cpu()
+    assert answers(first)
+    time.sleep(0.5)
+    assert child.cpu() - before < 0.2
+    assert descriptors(child) <= allowed
+    for sock in waiting[:3]:
+        sock.close()
+    for sock in waiting[3:]:
+        greet(sock)
+        sock.close()
+    first.close()
