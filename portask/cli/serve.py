@@ -108,8 +108,15 @@ def serve(
         listening = True
         click.echo(_ready_line(settings, engine, folder, bound_host, bound_port))
         sys.stdout.flush()
-        helpers = str(accelerate.status())
-        log.info("ready", host=bound_host, port=bound_port, pid=os.getpid(), wire_helpers=helpers)
+        log.info(
+            "ready",
+            host=bound_host,
+            port=bound_port,
+            pid=os.getpid(),
+            wire_helpers=str(accelerate.status()),
+            tls=settings.tls.on,
+            authentication=settings.auth.on,
+        )
 
     try:
         runner.run(engine, place.host, place.port, ready)
@@ -127,6 +134,11 @@ def _remark(loaded: Loaded) -> None:
     """Logs what a user may want to know about the settings."""
     for note in loaded.notes:
         log.warning("setting not used", reason=note)
+    auth = loaded.settings.auth
+    if auth.required and not any(each.token_hash or each.certificate for each in auth.identities.values()):
+        log.warning(
+            "nobody can come in: no identity has a token or a certificate", hint="portask auth token NAME"
+        )
     differences = mismatch(loaded.settings.receipt)
     if differences:
         log.warning(

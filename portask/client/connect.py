@@ -45,9 +45,8 @@ def connect(url: str | Sequence[str] = DEFAULT_URL, **options: Unpack[OptionsDic
     """Connects to a broker: ``async with portask.connect(url) as client`` or ``client = await portask.connect(url)``.
 
     Args:
-        url: ``portask://host[:port]``, or ``portasks://…`` for TLS; ``portask://one:7711,other:7711``, or a list of
-            them: tried in order, and again
-            after a loss.
+        url: ``portask://host[:port]``, or ``portasks://…`` for TLS; ``portask://one:7711,other:7711``, or a list
+            of them: tried in order, and again after a loss.
         **options: See `portask.client.Options`.
 
     Raises:

@@ -28,8 +28,8 @@ def load_pair(context: ssl.SSLContext, certificate: str, key: str, names: tuple[
 
     try:
         context.load_cert_chain(certificate, key or None, encrypted)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"{blamed}: {key or certificate} is not the key of {certificate}") from None
         need = (
             f"{certificate} and {key} must be a certificate and its key"
@@ -48,7 +48,7 @@ def load_ca(context: ssl.SSLContext, path: str, name: str) -> None:
     _readable(path, name)
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError as error:
+    except OSError as error:
         raise ConfigError(f"{name}: {path} has no certificates in PEM form ({reason_of(error)})") from None
 
 

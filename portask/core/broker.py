@@ -463,7 +463,7 @@ class Broker:
         if self.options.keepalive:
             silent = now - self.options.keepalive
             for session in self.sessions:
-                if session.last_seen < silent and not (session.gone or session.paused):
+                if session.last_seen < silent and not (session.gone or session.rests):
                     seconds = self.options.keepalive / _SECOND
                     session.connection.fail(
                         RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING")

@@ -44,7 +44,7 @@ class Identity(msgspec.Struct, frozen=True):
     def may(self, action: str, text: str) -> bool:
         """Whether the action is allowed on everything that ``text``, a name or a filter, can mean.
 
-        One filter must cover it: two that only do so together do not count. Costs about 1 µs a filter.
+        One filter must cover it: two that only do so together do not count. Costs a µs or two a filter.
         """
         return any(covers(filter_, text) for filter_ in self.allow.get(action, ()))
 

@@ -12,6 +12,7 @@ from portask.config.settings import Settings
 from portask.contracts import FAMILIES, Server, Storage
 from portask.core.broker import Broker, Options
 from portask.core.retention import Retention
+from portask.errors import ConfigError
 from portask.server.authentication import authenticator
 from portask.server.dead_letters import rewrite
 from portask.server.tls import Tls, tls
@@ -32,11 +33,17 @@ def build(settings: Settings, encryption: Tls | None = None) -> tuple[Broker, Se
     Raises:
         UnknownVariant: no such name.
         VariantUnavailable: a library is missing.
-        ConfigError: a variant refuses its options.
+        ConfigError: a variant refuses its options, or has no TLS where the settings want it.
     """
-    given = {"max_bytes": settings.memory.max_bytes, "tls": encryption or tls(settings)}
+    encryption = encryption or tls(settings)
+    chosen = registry.get("server", settings.server.variant)
+    if encryption is not None and "tls" not in inspect.signature(chosen.load()).parameters:
+        raise ConfigError(
+            f"server.variant: {chosen.name} has no TLS: choose another, or remove tls.certificate"
+        )
+    given = {"max_bytes": settings.memory.max_bytes}
     storage: Storage = _make(settings, "storage", given)
-    server: Server = _make(settings, "server", given)
+    server: Server = _make(settings, "server", given | {"tls": encryption})
     return Broker(storage, options(settings), rewrite, authenticator(settings.auth)), server
 
 

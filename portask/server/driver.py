@@ -172,6 +172,7 @@ class LoopServer:
 
     def __init__(self, grace: float = 5.0, backlog: int = 4096, tls: Tls | None = None) -> None:
         self.grace = grace
+        self._tls = tls
         self.listening: dict[str, Any] = {"backlog": backlog}
         if tls is not None:
             self.listening |= {
@@ -205,6 +206,8 @@ class LoopServer:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         driver = Driver(engine, loop, self.grace)
+        if self._tls is not None:
+            self._tls.connected = lambda: len(driver.links)
         server = await self.listen(driver, host, port)
 
         def stopping() -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import structlog
 
@@ -35,6 +35,7 @@ class Tls:
     Attributes:
         context: For listening, all life long.
         handshake_timeout: Seconds that a client has for its handshake.
+        connected: Set by the server: how many connections are past theirs.
     """
 
     def __init__(self, settings: TlsSettings, handshake_timeout: float, connections: int) -> None:
@@ -44,8 +45,11 @@ class Tls:
             ConfigError: a file cannot be used; names the key.
         """
         self.handshake_timeout = handshake_timeout
+        self.connected: Callable[[], int] = lambda: 0
         self.context = _Latest(ssl.PROTOCOL_TLS_SERVER)
-        self.context.alive = WeakSet()
+        self.context.door = self
+        self._begun: dict[int, float] = {}  # handshakes under way, and when they are over at the latest
+        self._numbers = count()
         self.reload(settings, connections)
 
     def reload(self, settings: TlsSettings, connections: int) -> None:
@@ -55,41 +59,59 @@ class Tls:
             ConfigError: a file cannot be used; everything stays as it was.
         """
         self.context.latest = load(settings)
-        self.context.limit = connections + _HANDSHAKES
+        self._limit = connections + _HANDSHAKES
+
+    def begin(self) -> int:
+        """A handshake begins; its number, or -1 if there are too many connections."""
+        now = time.monotonic()
+        begun = self._begun
+        # clients that hang up in the midst of it are not heard of
+        while begun and begun[first := next(iter(begun))] <= now:
+            del begun[first]
+        if self.connected() + len(begun) >= self._limit:
+            return -1
+        number = next(self._numbers)
+        begun[number] = now + self.handshake_timeout
+        return number
+
+    def end(self, number: int) -> None:
+        """It came to its end, whichever."""
+        self._begun.pop(number, None)
 
 
 class _Latest(ssl.SSLContext):
     """Makes every connection with the context that is the latest at the time."""
 
     latest: ssl.SSLContext
-    limit: int
-    alive: WeakSet[ssl.SSLObject]
+    door: Tls
 
     def wrap_bio(self, *arguments: Any, **more: Any) -> ssl.SSLObject:
         """See `ssl.SSLContext.wrap_bio`."""
         made = self.latest.wrap_bio(*arguments, **more)
         if isinstance(made, _Handshake):
-            made.refused = len(self.alive) >= self.limit
-            self.alive.add(made)
+            made.door, made.number = self.door, self.door.begin()
         return made
 
 
 class _Handshake(ssl.SSLObject):
     """A connection that is not even begun if there are too many, and whose failure is logged."""
 
-    refused = False
+    door: Tls
+    number: int
 
     def do_handshake(self) -> None:
         """See `ssl.SSLObject.do_handshake`."""
-        if self.refused:
+        if self.number < 0:
             raise ssl.SSLError("too many connections (limits.max_connections)")
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
+            self.door.end(self.number)
             _failures.log(reason_of(error))
             raise
+        self.door.end(self.number)
 
 
 class _Failures:
@@ -124,6 +146,7 @@ def load(settings: TlsSettings) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)  # trusts nobody by itself
     context.minimum_version = _VERSIONS[settings.minimum_version]
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could keep us busy with it
     context.sslobject_class = _Handshake
     load_pair(context, settings.certificate, settings.key, ("tls.certificate", "tls.key"))
     if settings.client_ca:

@@ -173,6 +173,13 @@ def test_it_is_opened_by_words_or_by_asking(
     serving(*arguments, "--config", str(config))
 
 
+def test_a_broker_says_how_it_is_protected_and_that_nobody_can_come_in(serving: Start, write: Write) -> None:
+    broker = serving("--config", str(write(None, "[auth]\n")), "--storage", "memory")
+    assert "portask auth token NAME" in broker.wait_for_log("nobody can come in")
+    ready = json.loads(broker.wait_for_log('"ready"'))
+    assert (ready["tls"], ready["authentication"]) == (False, True)
+
+
 def test_config_check_reads_the_certificates(write: Write, authority: Authority) -> None:
     pair = authority.issue("127.0.0.1")
     assert run("config", "check", str(write(pair))).code == 0

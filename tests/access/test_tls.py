@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from portask.client import Subscription, connect
+from portask.config.access import TlsSettings
+from portask.config.settings import Choice, ServerSettings, Settings
 from portask.errors import AuthenticationFailed, ConfigError, ConnectFailed, TlsFailed
+from portask.server.build import build
 from portask.wire.connection import Connection, Role
 from portask.wire.frames import Opcode
 from tests.access.conftest import Authority, Pair, People, Write
@@ -427,3 +430,13 @@ async def test_a_client_s_files_are_named_too(authority: Authority, tmp_path: Pa
     ):
         with pytest.raises(ConfigError, match="is for TLS: begin the URL with portasks://"):
             connect("portask://127.0.0.1:1", **options)
+
+
+def test_a_server_that_cannot_is_not_started_without(authority: Authority) -> None:
+    """Settings that nobody checked must not lead to a broker that speaks plain text."""
+    pair = authority.issue("127.0.0.1")
+    settings = Settings(
+        server=ServerSettings(variant="epoll"), tls=TlsSettings(*pair), storage=Choice("memory")
+    )
+    with pytest.raises(ConfigError, match=r"server\.variant: epoll has no TLS"):
+        build(settings)
