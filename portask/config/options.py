@@ -43,6 +43,8 @@ class Option(msgspec.Struct, frozen=True):
 def options(entry: Entry) -> tuple[dict[str, Option], bool]:
     """The options of a variant by name, and whether it takes others too (``**options``).
 
+    Compiled classes have no annotations: there an option is of its default's type.
+
     Raises:
         VariantUnavailable: a library is missing, so nothing can be known.
     """
@@ -53,8 +55,11 @@ def options(entry: Entry) -> tuple[dict[str, Option], bool]:
         hints = {}
     found: dict[str, Option] = {}
     open_ended = False
+    compiled = inspect.isclass(target) and not inspect.isfunction(target.__init__)
     for parameter in inspect.signature(target).parameters.values():
         hint = hints.get(parameter.name)
+        if compiled and type(parameter.default) in _SCALARS:
+            hint = type(parameter.default)
         if parameter.kind is parameter.VAR_KEYWORD:
             open_ended = True
         elif parameter.kind in {parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL} or not _fits_a_file(
@@ -67,6 +72,7 @@ def options(entry: Entry) -> tuple[dict[str, Option], bool]:
     return found, open_ended
 
 
+_SCALARS = {bool, int, float, str}
 _PLAIN = {None, NoneType, Any, bool, int, float, str, list, dict, tuple, Path}
 _HOLDERS = {Union, UnionType, Annotated, list, dict, tuple, Sequence, Mapping}
 

@@ -15,6 +15,7 @@ it leaves the core to others; a ring that can wake it (`WaitingRing`) does, with
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from struct import Struct
@@ -134,7 +135,7 @@ def _produce(ring: Any, count: int, awake: bool) -> None:
         if awake:
             due = _clock() + pause
             while _clock() < due:
-                pass
+                os.sched_yield()
         else:
             time.sleep(PAUSE)
         ring.put(pack(number, _clock()))

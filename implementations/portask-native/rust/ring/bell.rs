@@ -69,8 +69,8 @@ impl Bell {
         ready()
     }
 
-    /// Waits until it is `ready`, and no longer than to `end`: spins up to `spin`, which burns one core, then
-    /// sleeps. Returns whether it is.
+    /// Waits until it is `ready`, and no longer than to `end`: spins up to `spin`, which burns one core that
+    /// nobody else wants, then sleeps. Returns whether it is.
     #[cfg(not(loom))]
     pub fn wait(&self, spin: Instant, end: Instant, ready: impl Fn() -> bool) -> bool {
         /// How often it looks before it asks what time it is.
@@ -89,6 +89,8 @@ impl Bell {
             if now >= spin {
                 break;
             }
+            // Where cores are fewer than those who want one, the producer may be among those who wait for ours.
+            std::thread::yield_now();
         }
         loop {
             let now = Instant::now();
