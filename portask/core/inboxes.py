@@ -77,7 +77,7 @@ def send(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError("SEND needs a correlation id")
     if broker.draining:
         raise Draining("this broker is going away: send to another, or later")
-    name, data = inboxes.unpack(frame.body)
+    name, data = inboxes.unpack(memoryview(frame.body))
     batch = batches.parse(data, broker.options.max_raw)
     inbox = broker.inboxes.get(name)
     if inbox is None:
