@@ -99,7 +99,7 @@ def _deliver(broker: Broker, cursor: Cursor, base: int, batch: RecordBatch) -> b
     # the arriving bytes behind a new stamp: not even copied
     parts: list[Buffer] = [batches.stamp(base, broker.now), memoryview(batch.data)[batches.STAMP_SIZE :]]
     try:
-        session.connection.send_parts(Opcode.DELIVER, parts, 0, cursor.delivery)
+        session.connection.send_parts(Opcode.DELIVER, parts, len(batch.data), 0, cursor.delivery)
     except LocalProtocolError:
         return False  # larger than what this client takes
     subscription.messages -= batch.count
