@@ -116,7 +116,7 @@ class Subscriber:
                 raise RemoteProtocolError(
                     "a DELIVER has a window if, and only if, it is for a group's member"
                 )
-            position.subscription.arrived(position, frame.body)
+            position.subscription.arrived(position, memoryview(frame.body))
 
     # ── links ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -141,14 +141,13 @@ class Delivery:
     def _send(self, cursor: Cursor, parts: list[Buffer], count: int, size: int, end: int) -> None:
         subscription = cursor.subscription
         session = subscription.session
+        self._mark(session)
         try:
-            session.connection.send_parts(_DELIVER, parts, 0, cursor.delivery)
+            session.connection.send_parts(_DELIVER, parts, size, 0, cursor.delivery)
         except LocalProtocolError as error:
             text = f"a batch of {cursor.partition.key} cannot be delivered: {error}; connect with a larger max_frame"
             session.refuse(LocalProtocolError(text), 0)
-            self._mark(session)
             return
-        self._mark(session)
         cursor.offset = end
         subscription.messages -= count
         subscription.bytes -= size

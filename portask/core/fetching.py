@@ -87,7 +87,9 @@ class Fetch:
             self._refuse(LocalProtocolError(text))
             return
         if not session.gone:
-            session.connection.send_parts(Opcode.DELIVER, parts, frame.correlation, frame.channel, REPLY)
+            session.connection.send_parts(
+                Opcode.DELIVER, parts, size, frame.correlation, frame.channel, REPLY
+            )
         self._end(size)
 
     def _refuse(self, error: PortaskError) -> None:

@@ -27,7 +27,7 @@ from portask.core.session import Session
 from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError
 from portask.messages import Buffer
 from portask.wire import batches, windows
-from portask.wire.frames import WINDOW, Opcode
+from portask.wire.frames import WINDOW, WINDOW_SIZE, Opcode
 
 log = structlog.get_logger("portask.broker")
 
@@ -151,6 +151,7 @@ class GroupDelivery:
             session.connection.send_parts(
                 Opcode.DELIVER,
                 [windows.pack(first, cut.last, deliveries), *cut.parts],
+                WINDOW_SIZE + cut.size,
                 0,
                 seat.delivery,
                 WINDOW,

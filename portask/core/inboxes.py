@@ -78,7 +78,7 @@ def send(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError("SEND needs a correlation id")
     if broker.draining:
         raise Draining("this broker is going away: send to another, or later")
-    name, data = inboxes.unpack(frame.body)
+    name, data = inboxes.unpack(memoryview(frame.body))
     permit(session, "publish", name)
     batch = batches.parse(data, broker.options.max_raw)
     if session.meter is not None:
@@ -103,7 +103,7 @@ def _deliver(broker: Broker, cursor: Cursor, base: int, batch: RecordBatch) -> b
     # the arriving bytes behind a new stamp: not even copied
     parts: list[Buffer] = [batches.stamp(base, broker.now), memoryview(batch.data)[batches.STAMP_SIZE :]]
     try:
-        session.connection.send_parts(Opcode.DELIVER, parts, 0, cursor.delivery)
+        session.connection.send_parts(Opcode.DELIVER, parts, len(batch.data), 0, cursor.delivery)
     except LocalProtocolError:
         return False  # larger than what this client takes
     subscription.messages -= batch.count

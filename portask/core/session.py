@@ -193,9 +193,7 @@ class Session:
 
     def hold(self, frames: list[Frame]) -> None:
         """Keeps frames for a later turn: copies, for their bytes are valid for this one only."""
-        self.inbox = [
-            structs.replace(frame, body=memoryview(bytes(frame.body)), batch=None) for frame in frames
-        ]
+        self.inbox = [structs.replace(frame, body=bytes(frame.body), batch=None) for frame in frames]
 
     def flush_acks(self) -> None:
         """One cumulative PUBACK a channel for the publishes that are done, in order."""

@@ -41,12 +41,6 @@ class _Log:
         self.next = 0
         self.size = 0
 
-    def keep(self, batch: bytes, base: int, last: int) -> None:
-        self.stored.append(batch)
-        self.bases.append(base)
-        self.lasts.append(last)
-        self.size += len(batch) + _ENTRY_OVERHEAD
-
 
 class MemoryStorage:
     """Keeps batches in RAM. Lost when the process ends.
@@ -91,7 +85,11 @@ class MemoryStorage:
         if batch.count > 1 or not (Coalescer.fits(batch) and self._gather(log, batch, now)):
             if log.open is not None:
                 self._close(log)
-            log.keep(b"".join((batches.stamp(base, now), memoryview(data)[batches.STAMP_SIZE :])), base, now)
+            stamped = b"".join((batches.stamp(base, now), memoryview(data)[batches.STAMP_SIZE :]))
+            log.stored.append(stamped)
+            log.bases.append(base)
+            log.lasts.append(now)
+            log.size += len(stamped) + _ENTRY_OVERHEAD
             if batch.producer:
                 log.producers[batch.producer] = batches.standing(batch, base)
         log.next = base + batch.count
@@ -120,8 +118,11 @@ class MemoryStorage:
         if gathered is None:
             return
         log.open, log.recent = None, gathered
-        log.size -= len(gathered)
-        log.keep(self._packed(gathered.batch()), gathered.base_offset, gathered.last_append)
+        batch = self._packed(gathered.batch())
+        log.stored.append(batch)
+        log.bases.append(gathered.base_offset)
+        log.lasts.append(gathered.last_append)
+        log.size += len(batch) + _ENTRY_OVERHEAD - len(gathered)
 
     def _packed(self, batch: bytes) -> bytes:
         if self._compression is None:

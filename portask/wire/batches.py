@@ -25,6 +25,7 @@ came out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 
 from crc32c import crc32c
@@ -115,9 +116,8 @@ def checksum(batch: Buffer) -> int:
     return int(check)
 
 
-def stamp(base_offset: int, append_time: int) -> bytes:
-    """The first 16 bytes of a batch, as the broker writes them."""
-    return _STAMP.pack(base_offset, append_time)
+stamp: Callable[[int, int], bytes] = _STAMP.pack
+"""The first 16 bytes of a batch as the broker writes them: base offset and append time."""
 
 
 def parse(data: Buffer, max_raw_length: int = MAX_RAW_LENGTH) -> RecordBatch:

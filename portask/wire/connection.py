@@ -342,11 +342,16 @@ class Connection:
         """Queues one frame with a CBOR body."""
         self.send(opcode, control.encode(body), correlation, channel, flags)
 
-    def send_parts(
-        self, opcode: int, parts: list[Buffer], correlation: int = 0, channel: int = 0, flags: int = 0
+    def send_parts(  # noqa: PLR0917 - the order of `send`, with the length that the callers know
+        self,
+        opcode: int,
+        parts: list[Buffer],
+        length: int,
+        correlation: int = 0,
+        channel: int = 0,
+        flags: int = 0,
     ) -> None:
-        """Queues one frame whose body is ``parts``, one after the other, without joining them. Keeps ``parts``."""
-        length = sum(map(len, parts))
+        """Queues one frame whose body is ``parts``, ``length`` bytes, without joining them. Keeps ``parts``."""
         if length > self._peer_limit and not fits_as_window(length, self._peer_limit, flags):
             raise self._unsendable(length)
         self.output.append((opcode, flags, length, correlation, channel, parts))

@@ -81,7 +81,7 @@ class Opcode(IntEnum):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One parsed frame. ``body`` is a view, valid as long as the bytes that were fed are.
+    """One parsed frame. ``body`` is a view, valid as long as the bytes that were fed are, or bytes of its own.
 
     ``batch`` is what `portask.wire.batches.parse` would make of the body, if whoever parsed the frame checked that
     as well; the limit of raw bytes is left to the reader.
@@ -91,7 +91,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     flags: int
     correlation: int
     channel: int
-    body: memoryview
+    body: Buffer
     batch: RecordBatch | None = None
 
 

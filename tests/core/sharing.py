@@ -122,7 +122,7 @@ class Member:
         found = []
         for frame in self.client.take(Opcode.DELIVER):
             assert frame.flags == WINDOW
-            window, body = windows.split(frame.body)
+            window, body = windows.split(memoryview(frame.body))
             inside = {
                 offset: message
                 for offset, message in records(batches.split(body))

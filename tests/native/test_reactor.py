@@ -54,7 +54,7 @@ def test_a_view_that_is_kept_too_long_never_shows_other_bytes() -> None:
     with Running(ENTRY, storage=storage) as broker, Client(broker) as client:
         client.open()
         for number in range(300):
-            client.publish(batch_of(number.to_bytes(4, "little") * (number * 10), producer=1), 10 + number)
+            client.publish(batch_of(number.to_bytes(4, "little") * (number * 30), producer=1), 10 + number)
             client.expect(Opcode.PUBACK)
     assert len(storage.kept) == 300
     assert all(bytes(view) == copy for view, copy in storage.kept)
@@ -64,7 +64,7 @@ def test_views_outlive_the_server_and_are_read_only() -> None:
     storage = Keeping()
     with Running(ENTRY, storage=storage) as broker, Client(broker) as client:
         client.open()
-        client.publish(batch_of(b"x" * 1000), 10)
+        client.publish(batch_of(bytes(100_000)), 10)
         client.expect(Opcode.PUBACK)
     ((view, copy),) = storage.kept
     del broker, client

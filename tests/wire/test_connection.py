@@ -110,7 +110,7 @@ def test_frames_pass_in_order_however_they_are_cut(sent: list[Fields], cuts: lis
 
 def test_parts_arrive_as_one_body() -> None:
     client, broker = open_pair()
-    broker.send_parts(Opcode.DELIVER, [b"one", b"", b"two"], 0, 9)
+    broker.send_parts(Opcode.DELIVER, [b"one", b"", b"two"], 6, 0, 9)
     assert broker.has_output
     assert [fields(frame) for frame in client.receive(taken(broker))] == [
         (Opcode.DELIVER, 0, 0, 9, b"onetwo")
@@ -189,7 +189,7 @@ def test_a_client_may_not_send_above_the_brokers_limit() -> None:
     with pytest.raises(LocalProtocolError, match="limit"):
         client.send(Opcode.PUBLISH, bytes((1 << 20) + 1))
     with pytest.raises(LocalProtocolError, match="limit"):
-        client.send_parts(Opcode.PUBLISH, [bytes(1 << 20), b"1"])
+        client.send_parts(Opcode.PUBLISH, [bytes(1 << 20), b"1"], (1 << 20) + 1)
     assert not client.has_output
     client.send(Opcode.PUBLISH, bytes(1 << 20))
 
@@ -248,7 +248,7 @@ def test_a_fault_is_told_to_the_peer_after_what_was_queued_and_ends_everything()
     with pytest.raises(LocalProtocolError):
         broker.send(Opcode.PONG)
     with pytest.raises(LocalProtocolError):
-        broker.send_parts(Opcode.DELIVER, [b""])
+        broker.send_parts(Opcode.DELIVER, [b""], 0)
     broker.fail(NotPermitted("again"))
     assert not broker.has_output
 

@@ -7,12 +7,21 @@ use crate::wire::objects::Classes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+/// Bodies up to so many bytes are copied: into bytes, which are made and let go at less cost than a view, and keep no
+/// receive buffer from being filled again.
+const COPIED: usize = 16 * 1024;
+
 /// The frames in order.
 pub fn frames<'py>(py: Python<'py>, taken: Vec<Taken>) -> PyResult<Bound<'py, PyList>> {
     let classes = Classes::get(py)?;
     let mut made = Vec::with_capacity(taken.len());
     for Taken { head, body, batch } in taken {
-        made.push(classes.frame(&head, Body::view(py, body)?.as_any(), batch.as_ref())?);
+        let body = if body.len() <= COPIED {
+            PyBytes::new(py, &body).into_any()
+        } else {
+            Body::view(py, body)?.into_any()
+        };
+        made.push(classes.frame(&head, &body, batch.as_ref())?);
     }
     PyList::new(py, made)
 }
