@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import structlog
 
-from portask.contracts import Storage
+from portask.contracts import Grant, SharedGroups, Storage
 from portask.core.delivery import READ_LIMIT
+from portask.core.grants import MOST, GrantedShare, claimed
 from portask.core.groups import Seat, Share
 from portask.core.partitions import Partition
 from portask.core.session import Session
@@ -69,6 +70,11 @@ class GroupDelivery:
         """A partition got batches in this turn. A single one goes to members at the tail as it came."""
         arrived = partition.fresh
         for share in partition.shares:
+            if isinstance(share, GrantedShare):
+                share.claimable = True
+                if share.free_seat() is not None:
+                    self.behind[share] = None
+                continue
             if share.reading or not share.verified:
                 continue
             if len(arrived) == 1 and share.next == arrived[0][0] and share.waiting() is None:
@@ -80,6 +86,23 @@ class GroupDelivery:
             elif share.free_seat() is not None:
                 self.behind[share] = None
 
+    def _claim(self, share: GrantedShare, room: int) -> None:
+        """Asks for records that no other broker has."""
+        storage = self._storage
+        if not isinstance(storage, SharedGroups):
+            return
+        share.claiming = True
+        group, key = share.group.name, share.partition.key
+
+        def done(grant: Grant | None, error: PortaskError | None) -> None:
+            failure = claimed(share, grant, error)
+            if failure is not None:
+                log.error("a group gets no records", group=group, partition=str(key), reason=str(failure))
+            if share.pending and share.free_seat() is not None:
+                self.behind[share] = None
+
+        storage.claim(group, key, min(MOST, room), done)
+
     def catch_up(self, now: int) -> None:
         """One read for every share that has something to deliver and somebody to deliver it to."""
         waiting = list(self.behind)
@@ -87,7 +110,11 @@ class GroupDelivery:
         for share in waiting:
             if not share.reading and share.verified and share.pending:
                 seats = share.free_seats()
-                if seats:
+                if not seats:
+                    continue
+                if isinstance(share, GrantedShare) and share.waiting() is None:
+                    self._claim(share, sum(seat.member.room for seat in seats))
+                else:
                     self._read(share, max(seat.member.subscription.bytes for seat in seats), now)
 
     def _read(self, share: Share, size: int, now: int) -> None:
@@ -122,7 +149,9 @@ class GroupDelivery:
         at = 0
         while seats:
             waiting = share.waiting()
-            first, end = (waiting.first, waiting.last + 1) if waiting else (share.next, share.partition.next)
+            first, end = (
+                (waiting.first, waiting.last + 1) if waiting else (share.next, share.next + share.fresh)
+            )
             if first >= end or not start <= first < pieces[-1].end:
                 return  # nothing to do, or to be done with the next read
             if at and first < pieces[at - 1].end:
@@ -168,11 +197,7 @@ def _catch_out(share: Share, offset: int, error: OffsetOutOfRange) -> None:
     """What the group wants to read is not there: retention was faster, or the log lost its end."""
     if offset < error.first:
         before = share.skipped
-        for each in list(share.outstanding):
-            if each.seat is None and each.first < error.first:
-                share.skip(each.first, min(each.last, error.first - 1))
-        if share.next < error.first:
-            share.skip(share.next, error.first - 1)
+        share.skip_missing(error.first)
         log.warning(
             "records were gone before a group saw them",
             group=share.group.name,
@@ -196,7 +221,7 @@ def _piece(batch: Buffer, now: int) -> Piece:
 def _target(share: Share, free: int) -> int:
     """Records that a window should have: a fair part of what there is now."""
     waiting = share.waiting()
-    backlog = max(len(waiting) if waiting else 0, share.partition.next - share.next)
+    backlog = max(len(waiting) if waiting else 0, share.fresh)
     if len(share.seats) == 1:
         return backlog
     return max(1, min(WINDOW_LIMIT, -(-backlog // free)))

@@ -348,17 +348,28 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
 def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Describe)
     matches = matcher(check_filter(body.filter)) if body.filter else str.isspace  # no topic's name is
-    groups = group_requests.describe(broker, body.groups)
     session.make_room()
     storage = broker.storage
     catalog = storage if isinstance(storage, Catalog) else None
     described: list[control.TopicInfo] = []
-    waiting = 1
+    groups: list[control.GroupInfo] = []
+    failure: PortaskError | None = None
+    waiting = 2
+
+    def found(infos: list[control.GroupInfo], error: PortaskError | None) -> None:
+        nonlocal failure
+        groups.extend(infos)
+        failure = error
+        looked_up()
 
     def looked_up() -> None:
         nonlocal waiting
         waiting -= 1
         if waiting or session.gone:
+            return
+        if failure is not None:
+            session.refuse(failure, frame.correlation, frame.channel)
+            broker.mark(session)
             return
         reply = control.Described(
             described,
@@ -389,6 +400,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             storage.lookup(partition.key, EARLIEST, _first_of(info, looked_up))
             parts.append(info)
         described.append(control.TopicInfo(topic.name, parts))
+    group_requests.describe(broker, body.groups, found)
     looked_up()
 
 
