@@ -519,15 +519,15 @@ class GroupPart(NamedTuple):
 class SharedGroups(Protocol):
     """A storage in which brokers share a group's records among them, in place of `GroupState`.
 
-    Within a partition each broker with members claims records, delivers them, and reports what it still holds. What it
-    holds is its own as long as it is alive; when it is gone, others claim that first. Nothing is ever held by nobody, or
-    forgotten: at worst two brokers deliver the same.
+    Within a partition each broker with members claims records, delivers them, and reports what it still holds. That is
+    its own as long as it is alive; when it is gone, others claim it before anything fresh. Nothing is ever forgotten:
+    at worst two brokers deliver the same.
     """
 
     regranted: Callable[[str, TopicPartition, bool], None]
     """Set by the owner, called from `Deferred.poll`. Of a group that this broker takes part in: there may be something
-    to claim; or, if true, all that it held was given to others, because it was not heard of in time, and it takes part
-    no more."""
+    to claim; or, if true, all that it held went to others, because it was not heard of in time: it takes part no
+    more."""
 
     def begin(
         self,

@@ -13,6 +13,7 @@ group's place is saved before its first member is told: what is published after 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
@@ -334,6 +335,26 @@ class Coordinator:
         self._save_after = SAVE_AFTER + SAVE_EACH * len(unsaved)
         for share in unsaved:
             self._save(share)
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """Saves all that changed; ``done`` once the storage has answered."""
+        waiting = 1
+
+        def answered() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                done()
+
+        def saved(share: Share, error: PortaskError | None) -> None:
+            if error is not None:
+                self.changed(share)
+            answered()
+
+        for share in list(self._unsaved):
+            waiting += 1
+            self._save(share, partial(saved, share))
+        answered()
 
     def _save(self, share: Share, done: Saved | None = None) -> None:
         group = share.group

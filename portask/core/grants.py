@@ -1,9 +1,9 @@
 """A group whose members are spread over brokers: what this one does of the work in a partition.
 
 Over a storage that brokers share (`portask.contracts.SharedGroups`) nobody owns a partition. A broker whose members
-have room claims records for them, at most as many as they take now: fresh ones, or before those what a broker held that
-is gone. What it claimed is its own to deliver, to take back and to give up, by the rules of `portask.core.groups`; what it
-still holds it reports as often as any group is saved. When its last member leaves it gives everything back.
+have room claims records for them, at most as many as they take now: fresh ones, or before those what a broker held
+that is gone. What it claimed is its own to deliver, to take back and to give up, by the rules of `portask.core.groups`;
+what it still holds it reports as often as any group is saved. When its last member leaves it gives everything back.
 
 So a record is at one broker at a time, a slow member holds up what it has and no more, and a broker that dies leaves
 records that others deliver again once it has not been heard of for a while.
@@ -36,16 +36,18 @@ class GrantedShare(Share):
     Attributes:
         claimable: There may be something to claim.
         claiming: A claim is under way.
+        reserved: Records that were claimed, or are being claimed, and not delivered yet.
         covered: Number of the last grant that is in `outstanding`.
     """
 
-    __slots__ = ("_reported", "claimable", "claiming", "covered")
+    __slots__ = ("_reported", "claimable", "claiming", "covered", "reserved")
 
     def __init__(self, hub: Coordinator, group: Group, partition: Partition) -> None:
         super().__init__(hub, group, partition, 0)
         self.verified = True
         self.claimable = True
         self.claiming = False
+        self.reserved = 0
         self.covered = 0
         self._reported = (0, 0, 0, 0)
 
@@ -58,6 +60,19 @@ class GrantedShare(Share):
     def fresh(self) -> int:
         """Nothing is delivered that was not granted."""
         return 0
+
+    def wanted(self) -> int:
+        """How many records to claim: what members have room for beside what was claimed for them elsewhere."""
+        room = sum(seat.member.room for seat in self.free_seats())
+        room -= sum(share.reserved for share in self.group.shares.values() if isinstance(share, GrantedShare))
+        return min(MOST, room, max(1, self.partition.next - self.next))
+
+    def delivered(self) -> None:
+        """What was claimed is delivered as far as it can be: others of the group may claim."""
+        self.reserved = 0
+        for share in self.group.shares.values():
+            if share.pending and share.free_seat() is not None:
+                self._hub.behind[share] = None
 
     def take(self, grant: Grant) -> None:
         """What was claimed waits to be delivered.
@@ -109,6 +124,8 @@ def claimed(share: GrantedShare, grant: Grant | None, error: PortaskError | None
     """A claim was answered; returns what went wrong with it."""
     share.claiming = False
     share.claimable = grant is not None  # after an error the storage says when there is something again
+    if grant is None:
+        share.delivered()
     if error is not None:
         return error
     if grant is not None:

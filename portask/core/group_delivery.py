@@ -21,7 +21,7 @@ import structlog
 
 from portask.contracts import Grant, SharedGroups, Storage
 from portask.core.delivery import READ_LIMIT
-from portask.core.grants import MOST, GrantedShare, claimed
+from portask.core.grants import GrantedShare, claimed
 from portask.core.groups import Seat, Share
 from portask.core.partitions import Partition
 from portask.core.session import Session
@@ -86,12 +86,13 @@ class GroupDelivery:
             elif share.free_seat() is not None:
                 self.behind[share] = None
 
-    def _claim(self, share: GrantedShare, room: int) -> None:
+    def _claim(self, share: GrantedShare) -> None:
         """Asks for records that no other broker has."""
-        storage = self._storage
-        if not isinstance(storage, SharedGroups):
+        storage, count = self._storage, share.wanted()
+        if not isinstance(storage, SharedGroups) or count <= 0:
             return
         share.claiming = True
+        share.reserved = count
         group, key = share.group.name, share.partition.key
 
         def done(grant: Grant | None, error: PortaskError | None) -> None:
@@ -101,7 +102,7 @@ class GroupDelivery:
             if share.pending and share.free_seat() is not None:
                 self.behind[share] = None
 
-        storage.claim(group, key, min(MOST, room), done)
+        storage.claim(group, key, count, done)
 
     def catch_up(self, now: int) -> None:
         """One read for every share that has something to deliver and somebody to deliver it to."""
@@ -113,7 +114,7 @@ class GroupDelivery:
                 if not seats:
                     continue
                 if isinstance(share, GrantedShare) and share.waiting() is None:
-                    self._claim(share, sum(seat.member.room for seat in seats))
+                    self._claim(share)
                 else:
                     self._read(share, max(seat.member.subscription.bytes for seat in seats), now)
 
@@ -137,6 +138,8 @@ class GroupDelivery:
                 return  # the storage shows less than it acknowledged; it says when there is more
             else:
                 self._share_out(share, [_piece(batch, now) for batch in found], offset, now)
+            if isinstance(share, GrantedShare):
+                share.delivered()
             if share.pending and share.free_seat() is not None:
                 self.behind[share] = None
 

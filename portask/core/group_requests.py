@@ -251,7 +251,7 @@ def describe(
         else:
             done(infos, error)
 
-    shared.group_parts(found)
+    broker.groups.settle(lambda: shared.group_parts(found))
 
 
 def _elsewhere(name: str, parts: Sequence[GroupPart]) -> Group:

@@ -4,14 +4,14 @@ One hash a group and partition, under the partition's hash tag:
 
 ``next``     the first offset that no broker got
 ``counts``   acknowledged, redelivered, dead-lettered, skipped: records, of all brokers since the group was made
-``b B``      until when the broker B is taken to be there, ms of the server's clock; 0 once it left something behind
+``b B``      until when the broker B is taken to be there, ms of the server's clock; 0 of one that left items
 ``o B``      number of its last call that changed something
 ``i B n``    what its call n got: ``R first last``, fresh records; or ``S`` and a state that another broker had
              reported; n = 0: ``S`` and the state that it reported itself
 
-So whatever was handed out stands in exactly one item, until its broker reports a state that covers it. Items of a broker
-whose time is over go to whoever asks, one a call, before anything fresh does. A broker that was late finds its ``b``
-gone, and is told: it must forget what it has, for others may have it.
+So whatever was handed out stands in exactly one item, until its broker reports a state that covers it. Items of a
+broker whose time is over go to whoever asks, one a call, before anything fresh does. A broker that was late finds its
+``b`` gone, and is told: it must forget what it has, for others may have it.
 
 Calls carry ascending numbers, so that one that comes again changes nothing.
 """
@@ -158,7 +158,7 @@ end
 return ''
 """
 )
-"""Forgets a group in one partition. KEYS: group, groups. ARGV: its name, 1 to do it (else only to see whether it may be).
+"""Forgets a group in one partition. KEYS: group, groups. ARGV: its name, 1 to do it (else only to see whether it may).
 
 Returns ``busy`` if a broker has members of it, or nothing.
 """
