@@ -364,6 +364,7 @@ class Broker:
         for cursor in subscription.cursors:
             cursor.partition.cursors.pop(cursor, None)
             self.delivery.behind.pop(cursor, None)
+            self.delivery.later.pop(cursor, None)
             subscription.session.cursors.pop(cursor.delivery, None)
             self.inboxes.left(cursor.partition)
 
@@ -408,6 +409,8 @@ class Broker:
 
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""
+        self.delivery.try_again()
+        self.groups.delivery.try_again()
         self._next_sweep = now + SWEEP
         handshakes = self._handshakes
         limit = now - self.options.hello_timeout

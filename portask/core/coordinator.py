@@ -215,6 +215,7 @@ class Coordinator:
             if not share.seats:
                 share.partition.shares.pop(share, None)
                 self.behind.pop(share, None)
+                self.delivery.later.pop(share, None)
                 if isinstance(share, GrantedShare):
                     self._give_back(share)
                 elif share in self._unsaved:

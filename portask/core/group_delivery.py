@@ -25,7 +25,7 @@ from portask.core.grants import GrantedShare, claimed
 from portask.core.groups import Seat, Share
 from portask.core.partitions import Partition
 from portask.core.session import Session
-from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError
+from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError, StorageUnavailable
 from portask.messages import Buffer
 from portask.wire import batches, windows
 from portask.wire.frames import WINDOW, Opcode
@@ -59,12 +59,14 @@ class GroupDelivery:
 
     Attributes:
         behind: Shares that should be looked at in this turn.
+        later: Shares whose storage did not answer: they try again with the broker's next look at its timers.
     """
 
     def __init__(self, storage: Storage, mark: Callable[[Session], None], behind: dict[Share, None]) -> None:
         self._storage = storage
         self._mark = mark
         self.behind = behind
+        self.later: dict[Share, None] = {}
 
     def fresh(self, partition: Partition, now: int) -> None:
         """A partition got batches in this turn. A single one goes to members at the tail as it came."""
@@ -104,6 +106,11 @@ class GroupDelivery:
 
         storage.claim(group, key, count, done)
 
+    def try_again(self) -> None:
+        """Shares whose storage did not answer may ask once more."""
+        self.behind.update(self.later)
+        self.later.clear()
+
     def catch_up(self, now: int) -> None:
         """One read for every share that has something to deliver and somebody to deliver it to."""
         waiting = list(self.behind)
@@ -125,8 +132,13 @@ class GroupDelivery:
 
         def done(found: Sequence[Buffer], error: PortaskError | None) -> None:
             share.reading = False
+            if isinstance(share, GrantedShare):
+                share.reserved = 0
             if isinstance(error, OffsetOutOfRange):
                 _catch_out(share, offset, error)
+            elif isinstance(error, StorageUnavailable):
+                self.later[share] = None
+                return
             elif error is not None:
                 where = str(share.partition.key)
                 log.error("a group cannot read", group=share.group.name, partition=where, reason=str(error))
