@@ -26,6 +26,7 @@
     │   ├── StorageFull             no room: publishing is refused, consuming goes on
     │   ├── OffsetOutOfRange        before the first or after the next offset; carries both
     │   ├── UnknownPartition        nothing was ever appended or opened there
+    │   ├── StorageUnavailable      the server that keeps the records does not answer now; it may be asked again
     │   └── AlreadyStored           a numbered batch came before; carries its offset
     ├── BrokerError                 the broker answered ERROR to a request
     │   ├── UnknownTopic
@@ -202,6 +203,12 @@ class UnknownPartition(StorageError):
     """Nothing was ever appended or opened there."""
 
     code = "unknown-partition"
+
+
+class StorageUnavailable(StorageError):
+    """The server that keeps the records could not be reached in time. What was asked may or may not have been done."""
+
+    code = "storage-unavailable"
 
 
 class AlreadyStored(StorageError):

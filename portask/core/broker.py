@@ -396,6 +396,7 @@ class Broker:
         for cursor in subscription.cursors:
             cursor.partition.cursors.pop(cursor, None)
             self.delivery.behind.pop(cursor, None)
+            self.delivery.later.pop(cursor, None)
             subscription.session.cursors.pop(cursor.delivery, None)
             self.inboxes.left(cursor.partition)
         subscription.cursors.clear()  # they refer to it
@@ -448,6 +449,8 @@ class Broker:
 
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""
+        self.delivery.try_again()
+        self.groups.delivery.try_again()
         self._next_sweep = now + SWEEP
         self.admission.sweep(now)
         handshakes = self._handshakes

@@ -13,17 +13,19 @@ group's place is saved before its first member is told: what is published after 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
 import structlog
 
-from portask.contracts import LATEST, GroupState
+from portask.contracts import LATEST, GroupState, SharedGroups
 from portask.core import group_state
 from portask.core.dead_letters import DeadLetters, Rewrite
+from portask.core.grants import GrantedShare
 from portask.core.group_delivery import GroupDelivery
-from portask.core.groups import Group, Member, Seat, Settings, Share
+from portask.core.groups import Group, Member, Seat, Settings, Share, check_agreement
 from portask.core.partitions import Partition, Subscription
 from portask.core.ranges import NEVER, Range
 from portask.errors import NotPermitted, PortaskError, UnknownGroup, UnknownPartition
@@ -54,12 +56,16 @@ class Coordinator:
         dying: Shares with records that are to be dead letters.
         freed: Members that have less in flight than before.
         due: When `tick` should be called, µs; `NEVER` if nothing waits.
+        shared: The storage, if other brokers have members, too.
     """
 
     def __init__(self, broker: Broker, rewrite: Rewrite | None) -> None:
         self._broker = broker
         storage = broker.storage
         self._store = storage if isinstance(storage, GroupState) else None
+        self.shared = storage if isinstance(storage, SharedGroups) else None
+        if self.shared is not None:
+            self.shared.regranted = self._regranted
         self.groups: dict[str, Group] = {}
         self.behind: dict[Share, None] = {}
         self.dying: dict[Share, None] = {}
@@ -89,7 +95,7 @@ class Coordinator:
         Raises:
             NotPermitted: they do not, or there can be no such group here.
         """
-        if self._store is None:
+        if self._store is None and self.shared is None:
             raise NotPermitted("this broker's storage does not keep groups: subscribe without one")
         asked = {"ack_wait": ack_wait, "max_deliveries": max_deliveries, "dead_letter": dead_letter}
         given = {key: value for key, value in asked.items() if value is not None}
@@ -100,28 +106,76 @@ class Coordinator:
                 raise NotPermitted(
                     "this broker was made without a way to write dead letters: leave max_deliveries out"
                 )
-            known = self.groups[name] = Group(name, settings)
+            known = self.groups[name] = Group(name, settings, given)
             return known
-        for key, value in given.items():
-            agreed = getattr(known.settings, key)
-            if value != agreed:
-                unit = " µs" if key == "ack_wait" else ""
-                raise NotPermitted(
-                    f"the group {name!r} has {key}={agreed!r}{unit}, and {value!r} was asked for: "
-                    "leave it out, or drop the group first"
-                )
+        check_agreement(known, known.settings, given)
         return known
 
-    def open(self, group: Group, partition: Partition, offset: int, done: Saved) -> Share:
-        """The share, new at ``offset`` unless the group has it. Calls ``done`` once its place is saved."""
-        known = group.shares.get(partition)
-        if known is not None:
+    def open(self, group: Group, partition: Partition, offset: int, done: Saved) -> None:
+        """Sees to the share, new at ``offset`` unless the group has it. Calls ``done`` once its place is saved."""
+        if partition in group.shares:
             done(None)
-            return known
-        share = group.shares[partition] = Share(self, group, partition, offset)
-        share.verified = True
-        self._save(share, done)
-        return share
+        elif self.shared is not None:
+            self._take_part(self.shared, group, partition, offset, done)
+        else:
+            share = group.shares[partition] = Share(self, group, partition, offset)
+            share.verified = True
+            self._save(share, done)
+
+    def _take_part(
+        self, shared: SharedGroups, group: Group, partition: Partition, offset: int, done: Saved
+    ) -> None:
+        """This broker has members, as others may have."""
+
+        def begun(found: bytes, error: PortaskError | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                settings = group_state.decode_settings(found)
+                if settings != group.settings:  # somebody elsewhere was first
+                    check_agreement(group, settings, group.given)
+                    group.settings = settings
+            except PortaskError as refusal:
+                done(refusal)
+                return
+            share = group.shares.get(partition)
+            if share is None:
+                share = group.shares[partition] = GrantedShare(self, group, partition)
+            done(None)
+            if isinstance(share, GrantedShare) and not share.seats:
+                self._give_back(share)  # who wanted it has left meanwhile
+
+        shared.begin(group.name, partition.key, group_state.encode_settings(group.settings), offset, begun)
+
+    def _regranted(self, name: str, key: TopicPartition, lost: bool) -> None:
+        """There may be something to claim for a group; or what it had here is others'."""
+        group = self.groups.get(name)
+        topic = self._broker.topics.get(key.topic)
+        if group is None or topic is None:
+            return
+        partition = topic.partitions[key.partition]
+        share = group.shares.get(partition)
+        if not isinstance(share, GrantedShare):
+            return
+        if not lost:
+            self._claim_again(share)
+            return
+        share.forget()
+
+        def back(error: PortaskError | None) -> None:
+            if error is not None:
+                log.error("a group gets no records", group=name, partition=str(key), reason=str(error))
+            else:
+                self._claim_again(share)
+
+        if self.shared is not None:
+            self._take_part(self.shared, group, partition, 0, back)
+
+    def _claim_again(self, share: GrantedShare) -> None:
+        share.claimable = True
+        self.behind[share] = None
+        if not self._broker.in_turn:
+            self._broker.wake()
 
     def seat(self, member: Member, share: Share, delivery: int) -> Seat:
         """A member takes part in a share."""
@@ -161,13 +215,24 @@ class Coordinator:
             if not share.seats:
                 share.partition.shares.pop(share, None)
                 self.behind.pop(share, None)
-                if share in self._unsaved:
+                self.delivery.later.pop(share, None)
+                if isinstance(share, GrantedShare):
+                    self._give_back(share)
+                elif share in self._unsaved:
                     self._save(share)
         member.seats.clear()
         if not group.members and not group.shares:
             self.groups.pop(group.name, None)  # nothing of it was ever saved
         if not self._broker.in_turn:
             self._broker.wake()  # what it had may go to others, and its state to the storage
+
+    def _give_back(self, share: GrantedShare) -> None:
+        """Nobody here works on it any more: other brokers may."""
+        self._unsaved.pop(share, None)
+        share.group.shares.pop(share.partition, None)
+        if self.shared is not None:
+            self.shared.report(share.group.name, share.partition.key, share.holding(), share.counted(), None)
+        share.forget()
 
     def nudge(self, member: Member) -> None:
         """The member may have room now."""
@@ -176,18 +241,23 @@ class Coordinator:
                 if seat.share.pending:
                     self.behind[seat.share] = None
 
-    def drop(self, name: str) -> None:
-        """Forgets a group.
+    def drop(self, name: str, done: Saved) -> None:
+        """Forgets a group; ``done`` gets why not, where others have a say.
 
         Raises:
             UnknownGroup: there is none of that name.
             NotPermitted: it has members.
         """
         group = self.groups.get(name)
-        if group is None:
-            raise UnknownGroup(f"there is no group {name!r}")
-        if group.members:
+        if group is not None and group.members:
             raise NotPermitted(f"the group {name!r} has {len(group.members)} members: stop them first")
+        unknown = UnknownGroup(f"there is no group {name!r}")
+        if self.shared is not None:
+            self.groups.pop(name, None)
+            self.shared.drop_group(name, lambda there, error: done(error or (None if there else unknown)))
+            return
+        if group is None:
+            raise unknown
         del self.groups[name]
         for share in group.shares.values():
             self._unsaved.pop(share, None)
@@ -196,6 +266,7 @@ class Coordinator:
             share.dying.clear()
         if self._store is not None:
             self._store.drop_group(name)
+        done(None)
 
     # ── what shares call ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -266,11 +337,31 @@ class Coordinator:
         for share in unsaved:
             self._save(share)
 
+    def settle(self, done: Callable[[], None]) -> None:
+        """Saves all that changed; ``done`` once the storage has answered."""
+        waiting = 1
+
+        def answered() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                done()
+
+        def saved(share: Share, error: PortaskError | None) -> None:
+            if error is not None:
+                self.changed(share)
+            answered()
+
+        for share in list(self._unsaved):
+            waiting += 1
+            self._save(share, partial(saved, share))
+        answered()
+
     def _save(self, share: Share, done: Saved | None = None) -> None:
         group = share.group
         share.unsaved = 0
         self._unsaved.pop(share, None)
-        if self._store is None or self.groups.get(group.name) is not group:
+        if self.groups.get(group.name) is not group:
             return  # it was dropped
 
         def saved(error: PortaskError | None) -> None:
@@ -282,7 +373,18 @@ class Coordinator:
                 if self.groups.get(group.name) is group:
                     self.changed(share)
 
-        self._store.save_group(group.name, share.partition.key, group_state.encode(share), saved)
+        key = share.partition.key
+        if isinstance(share, GrantedShare) and self.shared is not None:
+            counts = share.counted()
+
+            def reported(error: PortaskError | None) -> None:
+                if error is not None:
+                    share.uncount(counts)
+                saved(error)
+
+            self.shared.report(group.name, key, share.holding(), counts, reported)
+        elif self._store is not None:
+            self._store.save_group(group.name, key, group_state.encode(share), saved)
 
     def saved(self) -> Iterator[tuple[str, TopicPartition, bytes]]:
         """What the storage has of groups."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from portask.contracts import Storage
 from portask.core.partitions import Cursor, Partition, Subscription
 from portask.core.session import Session
-from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError
+from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError, StorageUnavailable
 from portask.messages import Buffer
 from portask.wire import batches, control
 from portask.wire.frames import REPLY, Opcode
@@ -32,12 +32,14 @@ class Delivery:
 
     Attributes:
         behind: Cursors that should read from the storage at the next occasion.
+        later: Cursors whose storage did not answer: they try again with the broker's next look at its timers.
     """
 
     def __init__(self, storage: Storage, mark: Callable[[Session], None]) -> None:
         self._storage = storage
         self._mark = mark
         self.behind: dict[Cursor, None] = {}
+        self.later: dict[Cursor, None] = {}
         # What this `catch_up` read, for other cursors at the same place. Never kept: it may be trimmed meanwhile.
         self._reads: dict[tuple[Partition, int], Sequence[Buffer]] | None = None
 
@@ -75,6 +77,11 @@ class Delivery:
                 if cursor.offset < cursor.partition.next:
                     self.behind[cursor] = None
 
+    def try_again(self) -> None:
+        """Cursors whose storage did not answer may ask once more."""
+        self.behind.update(self.later)
+        self.later.clear()
+
     def _read(self, cursor: Cursor, now: int) -> None:
         partition = cursor.partition
         known = self._reads.get((partition, cursor.offset)) if self._reads is not None else None
@@ -90,6 +97,8 @@ class Delivery:
                 return  # it unsubscribed meanwhile
             if isinstance(error, OffsetOutOfRange):
                 self._skip(cursor, error.first)
+            elif isinstance(error, StorageUnavailable):
+                self.later[cursor] = None
             elif error is not None:
                 cursor.subscription.session.refuse(error, 0)
                 self._mark(cursor.subscription.session)

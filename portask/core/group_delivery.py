@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 import structlog
 
-from portask.contracts import Storage
+from portask.contracts import Grant, SharedGroups, Storage
 from portask.core.delivery import READ_LIMIT
+from portask.core.grants import GrantedShare, claimed
 from portask.core.groups import Seat, Share
 from portask.core.partitions import Partition
 from portask.core.session import Session
-from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError
+from portask.errors import LocalProtocolError, OffsetOutOfRange, PortaskError, StorageUnavailable
 from portask.messages import Buffer
 from portask.wire import batches, windows
 from portask.wire.frames import WINDOW, WINDOW_SIZE, Opcode
@@ -58,17 +59,24 @@ class GroupDelivery:
 
     Attributes:
         behind: Shares that should be looked at in this turn.
+        later: Shares whose storage did not answer: they try again with the broker's next look at its timers.
     """
 
     def __init__(self, storage: Storage, mark: Callable[[Session], None], behind: dict[Share, None]) -> None:
         self._storage = storage
         self._mark = mark
         self.behind = behind
+        self.later: dict[Share, None] = {}
 
     def fresh(self, partition: Partition, now: int) -> None:
         """A partition got batches in this turn. A single one goes to members at the tail as it came."""
         arrived = partition.fresh
         for share in partition.shares:
+            if isinstance(share, GrantedShare):
+                share.claimable = True
+                if share.free_seat() is not None:
+                    self.behind[share] = None
+                continue
             if share.reading or not share.verified:
                 continue
             if len(arrived) == 1 and share.next == arrived[0][0] and share.waiting() is None:
@@ -80,6 +88,29 @@ class GroupDelivery:
             elif share.free_seat() is not None:
                 self.behind[share] = None
 
+    def _claim(self, share: GrantedShare) -> None:
+        """Asks for records that no other broker has."""
+        storage, count = self._storage, share.wanted()
+        if not isinstance(storage, SharedGroups) or count <= 0:
+            return
+        share.claiming = True
+        share.reserved = count
+        group, key = share.group.name, share.partition.key
+
+        def done(grant: Grant | None, error: PortaskError | None) -> None:
+            failure = claimed(share, grant, error)
+            if failure is not None:
+                log.error("a group gets no records", group=group, partition=str(key), reason=str(failure))
+            if share.pending and share.free_seat() is not None:
+                self.behind[share] = None
+
+        storage.claim(group, key, count, done)
+
+    def try_again(self) -> None:
+        """Shares whose storage did not answer may ask once more."""
+        self.behind.update(self.later)
+        self.later.clear()
+
     def catch_up(self, now: int) -> None:
         """One read for every share that has something to deliver and somebody to deliver it to."""
         waiting = list(self.behind)
@@ -87,7 +118,11 @@ class GroupDelivery:
         for share in waiting:
             if not share.reading and share.verified and share.pending:
                 seats = share.free_seats()
-                if seats:
+                if not seats:
+                    continue
+                if isinstance(share, GrantedShare) and share.waiting() is None:
+                    self._claim(share)
+                else:
                     self._read(share, max(seat.member.subscription.bytes for seat in seats), now)
 
     def _read(self, share: Share, size: int, now: int) -> None:
@@ -97,8 +132,13 @@ class GroupDelivery:
 
         def done(found: Sequence[Buffer], error: PortaskError | None) -> None:
             share.reading = False
+            if isinstance(share, GrantedShare):
+                share.reserved = 0
             if isinstance(error, OffsetOutOfRange):
                 _catch_out(share, offset, error)
+            elif isinstance(error, StorageUnavailable):
+                self.later[share] = None
+                return
             elif error is not None:
                 where = str(share.partition.key)
                 log.error("a group cannot read", group=share.group.name, partition=where, reason=str(error))
@@ -110,6 +150,8 @@ class GroupDelivery:
                 return  # the storage shows less than it acknowledged; it says when there is more
             else:
                 self._share_out(share, [_piece(batch, now) for batch in found], offset, now)
+            if isinstance(share, GrantedShare):
+                share.delivered()
             if share.pending and share.free_seat() is not None:
                 self.behind[share] = None
 
@@ -122,7 +164,9 @@ class GroupDelivery:
         at = 0
         while seats:
             waiting = share.waiting()
-            first, end = (waiting.first, waiting.last + 1) if waiting else (share.next, share.partition.next)
+            first, end = (
+                (waiting.first, waiting.last + 1) if waiting else (share.next, share.next + share.fresh)
+            )
             if first >= end or not start <= first < pieces[-1].end:
                 return  # nothing to do, or to be done with the next read
             if at and first < pieces[at - 1].end:
@@ -169,11 +213,7 @@ def _catch_out(share: Share, offset: int, error: OffsetOutOfRange) -> None:
     """What the group wants to read is not there: retention was faster, or the log lost its end."""
     if offset < error.first:
         before = share.skipped
-        for each in list(share.outstanding):
-            if each.seat is None and each.first < error.first:
-                share.skip(each.first, min(each.last, error.first - 1))
-        if share.next < error.first:
-            share.skip(share.next, error.first - 1)
+        share.skip_missing(error.first)
         log.warning(
             "records were gone before a group saw them",
             group=share.group.name,
@@ -197,7 +237,7 @@ def _piece(batch: Buffer, now: int) -> Piece:
 def _target(share: Share, free: int) -> int:
     """Records that a window should have: a fair part of what there is now."""
     waiting = share.waiting()
-    backlog = max(len(waiting) if waiting else 0, share.partition.next - share.next)
+    backlog = max(len(waiting) if waiting else 0, share.fresh)
     if len(share.seats) == 1:
         return backlog
     return max(1, min(WINDOW_LIMIT, -(-backlog // free)))

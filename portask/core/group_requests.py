@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from portask.contracts import LATEST, Found
+from portask.contracts import LATEST, Found, GroupPart
+from portask.core import group_state
 from portask.core.accounts import permit
 from portask.core.coordinator import Saved
 from portask.core.groups import Group, Member, Seat, Share
@@ -222,30 +223,90 @@ def _check(share: Share, ranges: Sequence[tuple[int, int]]) -> None:
             )
 
 
-def describe(broker: Broker, text: str, seen: Callable[[str], bool]) -> list[control.GroupInfo]:
+Groups = Callable[[list[control.GroupInfo], PortaskError | None], None]
+
+
+def describe(broker: Broker, text: str, seen: Callable[[str], bool], done: Groups) -> None:
     """The groups whose names match the filter ``text``; none for an empty one.
 
     ``seen`` tells of the names of groups and topics which may be mentioned.
     """
     if not text:
-        return []
+        done([], None)
+        return
     matches = matcher(check_filter(text))
-    groups = sorted(broker.groups.groups.values(), key=lambda group: group.name)
-    return [_info(group, seen) for group in groups if matches(group.name) and seen(group.name)]
+    here = {name: group for name, group in broker.groups.groups.items() if matches(name) and seen(name)}
+    shared = broker.groups.shared
+    if shared is None:
+        done([_info(here[name], _partitions(here[name], seen)) for name in sorted(here)], None)
+        return
+
+    def found(parts: Sequence[GroupPart], error: PortaskError | None) -> None:
+        everywhere: dict[str, list[GroupPart]] = {name: [] for name in here}
+        for part in parts:
+            if matches(part.group) and seen(part.group):
+                everywhere.setdefault(part.group, []).append(part)
+        try:
+            infos = [
+                _info(
+                    here.get(name) or _elsewhere(name, everywhere[name]),
+                    _all_of(broker, everywhere[name], seen),
+                )
+                for name in sorted(everywhere)
+            ]
+        except PortaskError as unreadable:
+            done([], unreadable)
+        else:
+            done(infos, error)
+
+    broker.groups.settle(lambda: shared.group_parts(found))
 
 
-def _info(group: Group, seen: Callable[[str], bool]) -> control.GroupInfo:
-    settings = group.settings
-    members = [
-        control.MemberInfo(
-            member.subscription.session.peer,
-            hello.client if (hello := member.subscription.session.connection.hello) else "",
-            member.in_flight,
+def _elsewhere(name: str, parts: Sequence[GroupPart]) -> Group:
+    """A group that has no member here."""
+    return Group(name, group_state.decode_settings(parts[0].settings))
+
+
+def _all_of(
+    broker: Broker, parts: Sequence[GroupPart], seen: Callable[[str], bool]
+) -> list[control.GroupPartitionInfo]:
+    """Where a group stands, its members at other brokers included."""
+    infos = []
+    for part in sorted(parts, key=lambda part: part.partition):
+        held = [grant for grant in part.held if grant.state is None]
+        ranges = [(grant.first, grant.last) for grant in held]
+        for grant in part.held:
+            if grant.state is not None:
+                ranges += [(first, last) for first, last, _ in group_state.decode(grant.state).ranges]
+        key = part.partition
+        if not seen(key.topic):
+            continue
+        topic = broker.topics.get(key.topic)
+        known = topic.partitions[key.partition].next if topic and key.partition < len(topic.partitions) else 0
+        end = max(known, part.next)
+        pending = sum(last - first + 1 for first, last in ranges)
+        committed = min((first for first, _ in ranges), default=part.next)
+        _, redelivered, dead, skipped = part.counts
+        infos.append(
+            control.GroupPartitionInfo(
+                key.topic,
+                key.partition,
+                committed,
+                part.next,
+                end,
+                pending + end - part.next,
+                pending,
+                redelivered,
+                dead,
+                skipped,
+            )
         )
-        for member in group.members
-    ]
+    return infos
+
+
+def _partitions(group: Group, seen: Callable[[str], bool]) -> list[control.GroupPartitionInfo]:
     shares = sorted(group.shares.values(), key=lambda share: share.partition.key)
-    partitions = [
+    return [
         control.GroupPartitionInfo(
             share.partition.key.topic,
             share.partition.key.partition,
@@ -261,6 +322,18 @@ def _info(group: Group, seen: Callable[[str], bool]) -> control.GroupInfo:
         for share in shares
         if seen(share.partition.key.topic)
     ]
+
+
+def _info(group: Group, partitions: list[control.GroupPartitionInfo]) -> control.GroupInfo:
+    settings = group.settings
+    members = [
+        control.MemberInfo(
+            member.subscription.session.peer,
+            hello.client if (hello := member.subscription.session.connection.hello) else "",
+            member.in_flight,
+        )
+        for member in group.members
+    ]
     return control.GroupInfo(
         group.name,
         settings.ack_wait // 1000,
@@ -275,6 +348,14 @@ def drop(broker: Broker, session: Session, frame: Frame) -> None:
     """DROP_GROUP."""
     body = control.decode(frame.body, control.DropGroup)
     permit(session, "drop_group", body.group)
-    broker.groups.drop(body.group)
-    if frame.correlation:
-        session.connection.send(Opcode.DROP_GROUP, b"", frame.correlation, frame.channel, REPLY)
+
+    def dropped(error: PortaskError | None) -> None:
+        if session.gone or not frame.correlation:
+            return
+        if error is not None:
+            session.refuse(error, frame.correlation, frame.channel)
+        else:
+            session.connection.send(Opcode.DROP_GROUP, b"", frame.correlation, frame.channel, REPLY)
+        broker.mark(session)
+
+    broker.groups.drop(body.group, dropped)

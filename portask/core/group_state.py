@@ -62,6 +62,26 @@ def decode(data: bytes) -> State:
     return found
 
 
+def encode_settings(settings: Settings) -> bytes:
+    """What the members of a group agree on."""
+    return control.encode(settings)
+
+
+def decode_settings(data: bytes) -> Settings:
+    """Back from `encode_settings`.
+
+    Raises:
+        StorageError: they are none that are known here.
+    """
+    try:
+        found = control.decode(data, Settings, _LIMIT)
+    except RemoteProtocolError as error:
+        raise StorageError(f"the settings of a group are not understood: {error}") from error
+    if found.ack_wait <= 0 or found.max_deliveries < 0:
+        raise StorageError("the settings of a group make no sense")
+    return found
+
+
 def _orderly(state: State) -> bool:
     if state.settings.ack_wait <= 0 or state.settings.max_deliveries < 0:
         return False

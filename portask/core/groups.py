@@ -19,13 +19,14 @@ the storage no longer has it (counted, too).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from portask.core.ranges import BURYING, NEVER, Outstanding, Range
+from portask.errors import NotPermitted
 from portask.wire.connection import State
 
 if TYPE_CHECKING:
@@ -66,15 +67,33 @@ class Group:
     Attributes:
         shares: By topic and partition.
         members: Those that are subscribed now.
+        given: What of the settings its first member here asked for.
     """
 
-    __slots__ = ("members", "name", "settings", "shares")
+    __slots__ = ("given", "members", "name", "settings", "shares")
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, given: Mapping[str, object] | None = None) -> None:
         self.name = name
         self.settings = settings
+        self.given = given or {}
         self.shares: dict[Partition, Share] = {}
         self.members: dict[Member, None] = {}
+
+
+def check_agreement(group: Group, settings: Settings, given: Mapping[str, object]) -> None:
+    """Sees whether what a member asked for is what the group has.
+
+    Raises:
+        NotPermitted: it is not; the text says which.
+    """
+    for key, value in given.items():
+        agreed = getattr(settings, key)
+        if value != agreed:
+            unit = " µs" if key == "ack_wait" else ""
+            raise NotPermitted(
+                f"the group {group.name!r} has {key}={agreed!r}{unit}, and {value!r} was asked for: "
+                "leave it out, or drop the group first"
+            )
 
 
 class Member:
@@ -176,7 +195,7 @@ class Share:
     @property
     def lag(self) -> int:
         """Records that are not done."""
-        return self.outstanding.records + max(0, self.partition.next - self.next)
+        return self.outstanding.records + self.fresh
 
     # ── what is next ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -191,9 +210,14 @@ class Share:
         return None
 
     @property
+    def fresh(self) -> int:
+        """Records from `next` on."""
+        return max(0, self.partition.next - self.next)
+
+    @property
     def pending(self) -> bool:
         """Whether there is something to deliver."""
-        return self.next < self.partition.next or self.waiting() is not None
+        return self.fresh > 0 or self.waiting() is not None
 
     def free_seats(self) -> list[Seat]:
         """The seats of members that have room, the one that waits longest first."""
@@ -319,6 +343,14 @@ class Share:
         found.due = 0
         heappush(self._ready, (found.first, id(found), found))
         self._hub.behind[self] = None
+
+    def skip_missing(self, first: int) -> None:
+        """The storage has nothing before ``first`` any more."""
+        for each in list(self.outstanding):
+            if each.seat is None and each.first < first:
+                self.skip(each.first, min(each.last, first - 1))
+        if self.fresh and self.next < first:
+            self.skip(self.next, first - 1)
 
     def restore(self, ranges: Iterable[tuple[int, int, int]]) -> None:
         """The outstanding ranges of a saved state, ``(first, last, deliveries)`` in order: all may be delivered."""

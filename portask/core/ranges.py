@@ -94,6 +94,23 @@ class Outstanding:
         self._ranges.append(added)
         self.records += added.last - added.first + 1
 
+    def insert(self, added: Range) -> bool:
+        """Adds a range in its place; false, and nothing done, if one of its records is here already."""
+        at = bisect_left(self._ranges, added.first, key=_last)
+        if at < len(self._ranges) and self._ranges[at].first <= added.last:
+            return False
+        self._ranges.insert(at, added)
+        self.records += len(added)
+        return True
+
+    def clear(self) -> list[Range]:
+        """Takes everything out, and returns it."""
+        gone, self._ranges = self._ranges, []
+        self.records = 0
+        for each in gone:
+            each.due = OVER
+        return gone
+
     def remove(self, first: int, last: int) -> tuple[list[tuple[Range, int]], Range | None]:
         """Takes the offsets ``first`` to ``last`` out, as far as they are here.
 

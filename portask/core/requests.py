@@ -306,17 +306,28 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Describe)
     matches = matcher(check_filter(body.filter)) if body.filter else str.isspace  # no topic's name is
     seen = visible(session)
-    groups = group_requests.describe(broker, body.groups, seen)
     session.make_room()
     storage = broker.storage
     catalog = storage if isinstance(storage, Catalog) else None
     described: list[control.TopicInfo] = []
-    waiting = 1
+    groups: list[control.GroupInfo] = []
+    failure: PortaskError | None = None
+    waiting = 2
+
+    def found(infos: list[control.GroupInfo], error: PortaskError | None) -> None:
+        nonlocal failure
+        groups.extend(infos)
+        failure = error
+        looked_up()
 
     def looked_up() -> None:
         nonlocal waiting
         waiting -= 1
         if waiting or session.gone:
+            return
+        if failure is not None:
+            session.refuse(failure, frame.correlation, frame.channel)
+            broker.mark(session)
             return
         reply = control.Described(
             described,
@@ -336,6 +347,7 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
             session.refuse(error, frame.correlation, frame.channel)
         broker.mark(session)
 
+    group_requests.describe(broker, body.groups, seen, found)
     for topic in sorted(broker.topics.values(), key=lambda topic: topic.name):
         if not matches(topic.name) or not seen(topic.name):
             continue

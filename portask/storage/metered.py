@@ -9,7 +9,7 @@ includes waiting for a commit or a sync; of appends, one in eight is timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from time import perf_counter_ns
 from typing import Any
@@ -23,11 +23,14 @@ from portask.contracts import (
     Explained,
     Found,
     Gathering,
+    Grant,
+    GroupPart,
     GroupState,
     Producers,
     Read,
     Sequenced,
     Shared,
+    SharedGroups,
     Storage,
 )
 from portask.errors import PortaskError
@@ -265,6 +268,57 @@ class _GroupState:
         self.storage.drop_group(group)
 
 
+class _SharedGroups:
+    storage: Any
+    saves: Measured
+
+    @property
+    def regranted(self) -> Callable[[str, TopicPartition, bool], None]:
+        found: Callable[[str, TopicPartition, bool], None] = self.storage.regranted
+        return found
+
+    @regranted.setter
+    def regranted(self, regranted: Callable[[str, TopicPartition, bool], None]) -> None:
+        self.storage.regranted = regranted
+
+    def begin(
+        self,
+        group: str,
+        partition: TopicPartition,
+        settings: bytes,
+        start: int,
+        done: Callable[[bytes, PortaskError | None], None],
+    ) -> None:
+        self.storage.begin(group, partition, settings, start, done)
+
+    def claim(
+        self,
+        group: str,
+        partition: TopicPartition,
+        count: int,
+        done: Callable[[Grant | None, PortaskError | None], None],
+    ) -> None:
+        self.storage.claim(group, partition, count, done)
+
+    def report(
+        self,
+        group: str,
+        partition: TopicPartition,
+        held: tuple[bytes | None, int],
+        counts: Sequence[int],
+        done: Callable[[PortaskError | None], None] | None,
+    ) -> None:
+        self.saves.bytes += len(held[0] or b"")
+        counted = None if done is None else _saved(self.saves, done)
+        self.storage.report(group, partition, held, counts, counted)
+
+    def group_parts(self, done: Callable[[Sequence[GroupPart], PortaskError | None], None]) -> None:
+        self.storage.group_parts(done)
+
+    def drop_group(self, group: str, done: Callable[[bool, PortaskError | None], None]) -> None:
+        self.storage.drop_group(group, done)
+
+
 class _Closeable:
     storage: Any
 
@@ -280,6 +334,7 @@ _ABILITIES: tuple[tuple[type, type], ...] = (
     (Sequenced, _Sequenced),
     (Shared, _Shared),
     (Explained, _Explained),
+    (SharedGroups, _SharedGroups),
     (GroupState, _GroupState),
     (Closeable, _Closeable),
 )

@@ -11,6 +11,7 @@ from portask.messages import Message, TopicPartition
 from portask.registry import Entry
 from portask.wire import batches
 from portask_lab.conformance.storage_records import MORE
+from portask_lab.conformance.storage_shared import TOGETHER
 from portask_lab.conformance.storage_support import BASE, KEY, batch_of, records, storage_of
 from portask_lab.conformance.suite import Check, NotApplicable, Violation, check, require
 
@@ -288,4 +289,4 @@ def _same(got: list[tuple[int, Message]], sent: list[Message], start: int) -> No
         )
 
 
-SUITE += MORE
+SUITE += MORE + TOGETHER

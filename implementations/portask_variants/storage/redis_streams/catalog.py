@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from portask.contracts import GroupPart
 from portask.messages import TopicPartition
 from portask_variants.storage.redis_streams import scripts
 from portask_variants.storage.redis_streams.keys import Keys
 from portask_variants.storage.redis_streams.lines import Line
 from portask_variants.storage.redis_streams.link import Command, Link
+from portask_variants.storage.redis_streams.sharing import part_of
 
 _PIPELINE = 500
 """Commands sent at a time while everything is looked at."""
@@ -74,14 +76,17 @@ class Catalog:
         found = {key: extent(reply) for key, reply in zip(wanted, replies, strict=True)}
         return {key: each for key, each in found.items() if each.next}
 
-    async def groups(self, partitions: Iterable[TopicPartition]) -> list[tuple[str, TopicPartition, bytes]]:
-        """What every group knows of each of the partitions."""
-        wanted = list(partitions)
-        replies = await self._each([(self._keys.partition(key).groups, "HGETALL") for key in wanted])
+    async def group_parts(self) -> list[GroupPart]:
+        """What is known of every group in every partition."""
+        (flat,) = await self._run(self._keys.groups, [("HGETALL", self._keys.groups)])
+        settings = {flat[at].decode(): flat[at + 1] for at in range(0, len(flat), 2)}
+        there = await self.refresh()
+        replies = await self._each([(self._keys.partition(key).groups, "HGETALL") for key in there])
+        found = [(name.decode(), key) for key, flat in zip(there, replies, strict=True) for name in flat[::2]]
+        hashes = await self._each([(self._keys.partition(key).group(name), "HGETALL") for name, key in found])
         return [
-            (flat[at].decode(), key, flat[at + 1])
-            for key, flat in zip(wanted, replies, strict=True)
-            for at in range(0, len(flat), 2)
+            part_of(name, key, settings.get(name, b""), flat)
+            for (name, key), flat in zip(found, hashes, strict=True)
         ]
 
     async def _each(self, wanted: Sequence[tuple[Any, ...]]) -> list[Any]:

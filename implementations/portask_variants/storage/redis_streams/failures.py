@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis import exceptions
 
-from portask.errors import PortaskError, StorageError, StorageFull
+from portask.errors import PortaskError, StorageError, StorageFull, StorageUnavailable
 
 Failure = Exception
 """What a command may end with instead of a reply."""
@@ -69,7 +69,7 @@ def explain(failure: Exception, server: str, waited: float | None = None) -> Por
         how = f"cannot be reached: {text}"
     else:
         how = f"is not ready: {text}"
-    return StorageError(
+    return StorageUnavailable(
         f"{server} {how}; given up after {waited:.3g} s, so nobody knows whether it was done: try again"
     )
 

@@ -6,8 +6,10 @@
                                        appended and ``trimmed``
 ``P:{T:N}:producers``          hash    producer id → epoch, last number, its newest batches
 ``P:{T:N}:writer:W``           string  the last write of the broker W and its outcome; goes away by itself
-``P:{T:N}:groups``             hash    group → what it knows of the partition
+``P:{T:N}:groups``             hash    the groups that know of the partition
+``P:{T:N}:group:G``            hash    how far the group G is, and which broker has what (`group_scripts`)
 ``P:{topics}``                 hash    topic → partitions
+``P:{groups}``                 hash    group → what its members agreed on
 ``P:{brokers}``                hash    broker → until when it is taken to be alive, ms of the server's clock
 ``P:{brokers}:news``           stream  what brokers tell each other (`news`)
 =============================  ======  ===============================================================================
@@ -37,6 +39,7 @@ class Keys:
         self.topics = self._prefix + b":{topics}"
         self.brokers = self._prefix + b":{brokers}"
         self.news = self.brokers + b":news"
+        self.groups = self._prefix + b":{groups}"
 
     def partition(self, key: TopicPartition) -> PartitionKeys:
         """The keys of one partition."""
@@ -46,11 +49,16 @@ class Keys:
 class PartitionKeys:
     """The keys of one partition, as bytes."""
 
-    __slots__ = ("groups", "log", "meta", "producers", "writer")
+    __slots__ = ("_start", "groups", "log", "meta", "producers", "writer")
 
     def __init__(self, start: bytes, writer: bytes) -> None:
+        self._start = start
         self.log = start + b"log"
         self.meta = start + b"meta"
         self.producers = start + b"producers"
         self.groups = start + b"groups"
         self.writer = start + b"writer:" + writer
+
+    def group(self, name: str) -> bytes:
+        """Of one group."""
+        return self._start + b"group:" + name.encode()

@@ -119,6 +119,10 @@ class Lanes:
         """Runs ``work`` on the loop, and waits for it."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs ``work`` on the loop; does not wait for it."""
+        self.loop.call_soon_threadsafe(self.spawn, work)
+
     def submit(self, work: Ask | tuple[Line, list[Append]]) -> None:
         """Hands over a request, or appends to one partition. Costs a wake-up of the loop, one for all of a turn."""
         self._handed.append(work)
@@ -146,12 +150,6 @@ class Lanes:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    async def asked(self) -> None:
-        """Returns once everything that was asked before has its outcome."""
-        self._take()
-        while self._asking:  # noqa: ASYNC110 - once, at a start
-            await asyncio.sleep(0.001)
 
     def _take(self) -> None:
         self._signalled = False  # first: what comes from here on signals again

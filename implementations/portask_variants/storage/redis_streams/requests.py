@@ -144,18 +144,6 @@ def resume(line: Line, producer: int, epoch: int, sequence: int, done: Saved) ->
     return Ask(line.keys.log, [command], finish, lambda error: [(done, error)])
 
 
-def save_group(line: Line, group: str, state: bytes, done: Saved) -> Ask:
-    """Keeps a group's state."""
-    command = ("HSET", line.keys.groups, group, state)
-    return Ask(line.keys.log, [command], lambda _: [(done, None)], lambda error: [(done, error)])
-
-
-def drop_group(line: Line, group: str, refused: Callable[[PortaskError], None]) -> Ask:
-    """Forgets a group's state; ``refused`` hears why not."""
-    command = ("HDEL", line.keys.groups, group)
-    return Ask(line.keys.log, [command], lambda _: [], lambda error: [(refused, error)])
-
-
 def _unknown(line: Line) -> UnknownPartition:
     return UnknownPartition(f"nothing was ever published to {line.key}")
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from portask.wire.sequences import KEPT_BATCHES
 
-_NUMBERS = b"""
+NUMBERS = b"""
 local function text(number) return string.format('%.0f', number) end
 -- the same at half the cost, where both dialects write all digits by themselves
 local function brief(number)
@@ -27,6 +27,13 @@ local function brief(number)
   return text(number)
 end
 local function number(value) return tonumber(value or 0) or 0 end
+"""
+
+CLOCK = b"""
+local function clock()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
 """
 
 _SEQUENCES = b"""
@@ -80,7 +87,7 @@ end
 """
 
 APPEND = (
-    _NUMBERS
+    NUMBERS
     + _SEQUENCES
     + b"""
 local stream, meta, producers, writer = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -203,7 +210,7 @@ this and the rest. A call that comes again with the number of the last one gets 
 """
 
 RESUME = (
-    _NUMBERS
+    NUMBERS
     + _SEQUENCES
     + b"""
 local value = redis.call('HGET', KEYS[1], ARGV[1])
@@ -224,7 +231,7 @@ Returns nothing, or ``F`` and the epoch that it cannot publish with.
 """
 
 FIND = (
-    _NUMBERS
+    NUMBERS
     + _ENTRIES
     + b"""
 local state = redis.call('HMGET', KEYS[2], 'next', 'first', 'time')
@@ -240,7 +247,7 @@ About log2(offsets) look-ups, each with one batch. Returns the offset, or nothin
 """
 
 TRIM = (
-    _NUMBERS
+    NUMBERS
     + _ENTRIES
     + b"""
 local stream, meta, producers = KEYS[1], KEYS[2], KEYS[3]
@@ -275,7 +282,7 @@ Returns the first offset, the next one and bytes stored, or nothing if there is 
 """
 
 DECLARE = (
-    _NUMBERS
+    NUMBERS
     + b"""
 local have, least = number(redis.call('HGET', KEYS[1], ARGV[1])), tonumber(ARGV[3])
 local want = have
@@ -289,16 +296,9 @@ return text(want)
 Returns how many it has: what the first said, so that all brokers agree.
 """
 
-_CLOCK = b"""
-local function clock()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-"""
-
 BEAT = (
-    _NUMBERS
-    + _CLOCK
+    NUMBERS
+    + CLOCK
     + b"""
 local now, life = clock(), tonumber(ARGV[2])
 if life > 0 then redis.call('HSET', KEYS[1], ARGV[1], text(now + life)) else redis.call('HDEL', KEYS[1], ARGV[1]) end

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from portask.contracts import Appended, Compression, Durability, Found, Read
+from portask.contracts import Appended, Compression, Durability, Found, Grant, GroupPart, Read
 from portask.errors import ConfigError, PortaskError, StorageError, StorageFull
 from portask.messages import RecordBatch, TopicPartition
 from portask.wire import batches, sequences
@@ -34,6 +34,7 @@ from portask_variants.storage.redis_streams.options import (
     read_password,
 )
 from portask_variants.storage.redis_streams.outcomes import Ask, Call
+from portask_variants.storage.redis_streams.sharing import Sharing
 
 log = structlog.get_logger("portask.storage")
 
@@ -50,7 +51,8 @@ Saved = Callable[[PortaskError | None], None]
 class Streams:
     """What both variants do; they differ in the link.
 
-    Implements `Storage`, `Catalog`, `Deferred`, `Gathering`, `Sequenced`, `Explained`, `GroupState`, `Closeable`.
+    Implements `Storage`, `Catalog`, `Deferred`, `Gathering`, `Sequenced`, `Shared`, `SharedGroups`, `Explained`,
+    `Closeable`.
 
     Attributes:
         promise: What an acknowledged record survives, as the server told it last.
@@ -69,6 +71,7 @@ class Streams:
         timeout_s: float,
         attempt_s: float,
         health_s: float,
+        lease_s: float,
         linger_ms: float,
         coalesce_bytes: int,
         write_bytes: int,
@@ -78,6 +81,7 @@ class Streams:
     ) -> None:
         limits = {
             "health_s": health_s,
+            "lease_s": lease_s,
             "timeout_s": timeout_s,
             "attempt_s": attempt_s,
             "write_bytes": write_bytes,
@@ -106,7 +110,6 @@ class Streams:
         self._room = buffer_bytes
         self._lines: dict[TopicPartition, Line] = {}
         self._stored: dict[TopicPartition, None] = {}
-        self._grouped: dict[str, set[TopicPartition]] = {}
         self._dirty: list[Line] = []
         self._gathered = 0
         self._flushes: list[tuple[dict[Line, int], Saved]] = []
@@ -122,6 +125,14 @@ class Streams:
             replicas=wait_replicas,
         )
         self._lanes = Lanes(settings, compression, self._settled)
+        self._lease = lease_s
+        self._sharing = Sharing(
+            self._keys,
+            self._line,
+            self._ask,
+            self._released,
+            int(lease_s * 1000),
+        )
         self._link: Link
         self._catalog: Catalog
         self._news: News
@@ -153,6 +164,7 @@ class Streams:
         self._lanes.on_stored = self._news.stored
         self._lanes.spawn(self._watch())
         self._lanes.spawn(self._news.listen())
+        self._lanes.spawn(self._keep_leases())
 
     async def _watch(self) -> None:
         """Asks from time to time what the server keeps, and says when it does not answer and when it does again."""
@@ -333,6 +345,8 @@ class Streams:
 
     def _heard(self, note: Note) -> None:
         """Others appended, or made topics."""
+        for group, name in note.groups:
+            self._sharing.hear(group, key_of(name))
         topics = self._topics
         for topic, count in note.topics.items():
             topics[topic] = max(count, topics.get(topic, 0))
@@ -362,33 +376,84 @@ class Streams:
         line = self._lines.get(partition)
         return line.size if line else 0
 
-    def save_group(self, group: str, partition: TopicPartition, state: bytes, done: Saved) -> None:
-        """See `portask.contracts.GroupState`."""
-        self._grouped.setdefault(group, set()).add(partition)
-        self._ask(requests.save_group(self._line(partition), group, state, done))
+    # ── groups ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def load_groups(self) -> Iterable[tuple[str, TopicPartition, bytes]]:
-        """See `portask.contracts.GroupState`. Waits for the server.
+    @property
+    def regranted(self) -> Callable[[str, TopicPartition, bool], None]:
+        """See `portask.contracts.SharedGroups`."""
+        return self._sharing.regranted
 
-        Raises:
-            PortaskError: it does not answer.
-        """
-        found: list[tuple[str, TopicPartition, bytes]] = self._lanes.call(self._load_groups())
-        for group, partition, _ in found:
-            self._grouped.setdefault(group, set()).add(partition)
-        return found
+    @regranted.setter
+    def regranted(self, regranted: Callable[[str, TopicPartition, bool], None]) -> None:
+        self._sharing.regranted = regranted
 
-    async def _load_groups(self) -> list[tuple[str, TopicPartition, bytes]]:
-        await self._lanes.asked()
-        there = await self._insisting(self._catalog.refresh)
-        found: list[tuple[str, TopicPartition, bytes]] = await self._insisting(self._catalog.groups, there)
-        return found
+    def begin(
+        self,
+        group: str,
+        partition: TopicPartition,
+        settings: bytes,
+        start: int,
+        done: Callable[[bytes, PortaskError | None], None],
+    ) -> None:
+        """See `portask.contracts.SharedGroups`."""
+        self._sharing.begin(group, partition, settings, start, done)
 
-    def drop_group(self, group: str) -> None:
-        """See `portask.contracts.GroupState`."""
-        for partition in self._grouped.pop(group, ()):
-            line = self._line(partition)
-            self._ask(requests.drop_group(line, group, self._logged("group not dropped", line)))
+    def claim(
+        self,
+        group: str,
+        partition: TopicPartition,
+        count: int,
+        done: Callable[[Grant | None, PortaskError | None], None],
+    ) -> None:
+        """See `portask.contracts.SharedGroups`."""
+        self._sharing.claim(group, partition, count, done)
+
+    def report(
+        self,
+        group: str,
+        partition: TopicPartition,
+        held: tuple[bytes | None, int],
+        counts: Sequence[int],
+        done: Saved | None,
+    ) -> None:
+        """See `portask.contracts.SharedGroups`."""
+        self._sharing.report(group, partition, held, counts, done)
+
+    def group_parts(self, done: Callable[[Sequence[GroupPart], PortaskError | None], None]) -> None:
+        """See `portask.contracts.SharedGroups`. Costs a command a partition, and one a group in it."""
+
+        async def look() -> None:
+            try:
+                found = await self._insisting(self._catalog.group_parts)
+            except PortaskError as error:
+                self._lanes.completions.put([(done, (), error)])
+            else:
+                self._lanes.completions.put([(done, found, None)])
+
+        if self._closed:
+            done((), self._refusal(0))
+        else:
+            self._lanes.start(look())
+
+    def drop_group(self, group: str, done: Callable[[bool, PortaskError | None], None]) -> None:
+        """See `portask.contracts.SharedGroups`."""
+
+        def found(parts: Sequence[GroupPart], error: PortaskError | None) -> None:
+            if error is not None:
+                done(False, error)
+            else:
+                self._sharing.drop(group, [part.partition for part in parts if part.group == group], done)
+
+        self.group_parts(found)
+
+    def _released(self, group: str, key: TopicPartition) -> None:
+        self._news.released(group, key)
+
+    async def _keep_leases(self) -> None:
+        while not self._closed:
+            await asyncio.sleep(self._lease / 3)
+            if self._sharing.active:
+                self._lanes.completions.put([(self._sharing.renew,)])
 
     def _ask(self, ask: Ask) -> None:
         if self._closed:
@@ -436,6 +501,7 @@ class RedisStorage(Streams):
         timeout_s: From a request to its outcome, all attempts included; also for the start.
         attempt_s: One attempt.
         health_s: Seconds between looks at the server, and of idleness before a connection is checked first.
+        lease_s: How long what a broker holds for a group's members stays its own while nothing is heard of it.
         connections: Most that are used at a time, beside those that wait for news.
         linger_ms: How long an append may wait for company while nothing is under way.
         coalesce_bytes: Target size of batches that are joined from small ones.
@@ -465,6 +531,7 @@ class RedisStorage(Streams):
         timeout_s: float = 10.0,
         attempt_s: float = 3.0,
         health_s: float = 15.0,
+        lease_s: float = 6.0,
         connections: int = 8,
         linger_ms: float = 0.0,
         coalesce_bytes: int = 64 << 10,
@@ -488,6 +555,7 @@ class RedisStorage(Streams):
             timeout_s=timeout_s,
             attempt_s=attempt_s,
             health_s=health_s,
+            lease_s=lease_s,
             linger_ms=linger_ms,
             coalesce_bytes=coalesce_bytes,
             write_bytes=write_bytes,
@@ -522,6 +590,7 @@ class RedisClusterStorage(Streams):
         timeout_s: float = 10.0,
         attempt_s: float = 3.0,
         health_s: float = 15.0,
+        lease_s: float = 6.0,
         connections: int = 8,
         linger_ms: float = 0.0,
         coalesce_bytes: int = 64 << 10,
@@ -545,6 +614,7 @@ class RedisClusterStorage(Streams):
             timeout_s=timeout_s,
             attempt_s=attempt_s,
             health_s=health_s,
+            lease_s=lease_s,
             linger_ms=linger_ms,
             coalesce_bytes=coalesce_bytes,
             write_bytes=write_bytes,
