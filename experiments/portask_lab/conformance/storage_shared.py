@@ -10,9 +10,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
-from portask.contracts import Closeable, Grant, Sequenced, Shared, SharedGroups, Storage
+from portask.contracts import Closeable, Grant, Sequenced, Shared, SharedGroups
 from portask.errors import AlreadyStored, Fenced, NotPermitted, OutOfSequence, PortaskError
 from portask.messages import RecordBatch, TopicPartition
 from portask.registry import Entry
@@ -75,12 +75,13 @@ def brokers(entry: Entry, count: int, ability: type) -> Iterator[list[_Broker]]:
             raise NotApplicable("it belongs to one process")
         found = []
         for _ in range(count):
-            storage: Storage = entry.make(**sandbox)
+            storage: Any = entry.make(**sandbox)
             if isinstance(storage, Closeable):
                 stack.callback(storage.close)
             if not isinstance(storage, ability):
                 raise NotApplicable(f"it is not {ability.__name__}")
-            found.append(_Broker(cast("Storage", storage)))
+            driver: Any = _Broker(storage)  # type: ignore[arg-type]  # it is a Storage, too
+            found.append(driver)
         yield found
 
 
