@@ -203,6 +203,21 @@ def test_stored_batches(
             assert (ours is theirs) is any(theirs is given for given in stored)
 
 
+def test_records_on_both_sides_of_missing_offsets_stay_apart() -> None:
+    from portask_native import _native
+
+    def stored(offset: int) -> bytes:
+        body = b"\x84\x00\xf6\xf6\x41" + b"%d" % (offset % 10)
+        return batches.build(body, 1, codec=1, base_timestamp=7, base_offset=offset, append_time=9)
+
+    found = [stored(offset) for offset in (0, 1, 2, 5, 6, 9)]
+    for gathered in (
+        gather(found, 1 << 16),
+        _native.gather_batches(found, 1 << 16, COALESCE_WINDOW_US, None),
+    ):
+        assert [batches.peek(batch)[::2] for batch in gathered] == [(0, 3), (5, 2), (9, 1)]
+
+
 def test_what_fails_while_gathering_is_passed_on() -> None:
     from portask_native import _native
 
