@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,48 @@ def test_turns_behind_a_refused_one_are_refused_too_in_order_and_then_it_goes_on
     assert driver.append(batch(2), key=OTHER) == 0
     assert sorted(payloads(storage)) == [0, 1]
     storage.close()
+
+
+def test_a_turn_that_comes_between_a_refusal_and_its_being_heard_is_refused(make: Make) -> None:
+    storage = make("synced")
+    faults = Faults(storage)
+    driver, told = Driver(storage), Told()
+    faults.errors = [StorageFull("no room")]
+    storage.append(KEY, batch(0), BASE, told.about("a"))
+    storage.commit()
+    over(storage)
+    storage.append(KEY, batch(1), BASE, told.about("b"))
+    storage.commit()  # its offset was given out before the refusal is heard, in this very call
+    driver._pump(lambda: len(told.heard) == 2)
+    assert told.heard == [("a", -1, "no room"), ("b", -1, "no room")]
+    assert len(faults.works) == 1, "the second one is not even tried"
+    assert driver.append(batch(2)) == 0
+    storage.close()
+
+
+def test_a_refusal_that_a_trim_hears_of_refuses_what_waits_in_the_turn(make: Make) -> None:
+    storage = make("synced")
+    driver, told = Driver(storage), Told()
+    acked = fill(storage, range(9))
+    faults = Faults(storage)
+    faults.errors = [StorageFull("no room")]
+    storage.append(KEY, batch(1), BASE, told.about("a"))
+    storage.commit()
+    over(storage)
+    storage.append(KEY, batch(1), BASE, told.about("b"))
+    storage.trim(KEY, before=9)
+    driver._pump(lambda: len(told.heard) == 2)
+    assert told.heard == [("a", -1, "no room"), ("b", -1, "no room")]
+    assert driver.append(batch(1)) == len(acked)
+    storage.close()
+
+
+def over(storage: Any) -> None:
+    """Waits until the transaction that was begun is over; the storage has not heard of it."""
+    deadline = time.monotonic() + 10
+    while not storage._writer.done:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_a_sync_that_fails_ends_publishing_and_not_reading(make: Make) -> None:
@@ -484,6 +529,51 @@ def test_trims_make_room_as_often_as_it_takes(make: Make, tmp_path: Path) -> Non
     assert sorted(payloads(storage)) == list(range(first, end))
     files = [path for path in (tmp_path / "log").iterdir() if not path.name.endswith(("-wal", "-shm"))]
     assert sum(path.stat().st_size for path in files) <= limit + 20_000
+    storage.close()
+
+
+def test_a_full_database_can_always_be_trimmed(make: Make, logged: list[Any]) -> None:
+    storage = make(max_bytes=300_000)
+    driver, chance = Driver(storage), random.Random(2)
+    keys = [TopicPartition("t", number) for number in range(5)]
+    ends = dict.fromkeys(keys, 0)
+    full = 0
+    for number in range(4000):
+        key, count = chance.choice(keys), chance.choice((1, 1, 1, 5))
+        payload = bytes(chance.choice((10, 200, 1500, 3000, 9000)) // count)
+        given = batch_of(*[payload] * count, producer=chance.choice((0, 0, 7)), sequence=1 + number)
+        try:
+            assert driver.append(given, BASE + number, key) == ends[key]
+        except StorageFull:
+            full += 1
+            share = chance.random()
+            for each in keys:
+                if share < 0.5:
+                    storage.trim(each, max_bytes=int(storage.size(each) * chance.random()))
+                else:
+                    storage.trim(each, before=chance.randrange(ends[each] + 1))
+        else:
+            ends[key] += count
+    assert 20 < full < 2500
+    assert not [entry["event"] for entry in logged if entry["log_level"] == "warning"]
+    for key in keys:
+        first = driver.lookup(EARLIEST, key)
+        assert sorted(payloads(storage, key)) == list(range(first, ends[key]))
+    storage.close()
+
+
+def test_what_a_trim_freed_can_be_used_at_once(make: Make) -> None:
+    storage = make(max_bytes=4_000_000)  # a trim of it is one transaction
+    driver = Driver(storage)
+    stored = 0
+    with suppress(StorageFull):
+        while stored < 100:
+            driver.append(batch_of(bytes(500_000)))
+            stored += 1
+    assert 4 < stored < 8
+    storage.trim(KEY, before=stored)
+    # in one turn, more than was never used: some must go where the trimmed ones were
+    assert driver.append_all([batch_of(bytes(500_000))] * 3) == [stored, stored + 1, stored + 2]
     storage.close()
 
 
