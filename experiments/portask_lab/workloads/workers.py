@@ -17,8 +17,6 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-import zstandard
-
 from portask.contracts import NativeSteps
 from portask.errors import WorkersFull
 from portask.registry import Entry
@@ -62,6 +60,8 @@ _own = threading.local()
 def zstd(data: bytes) -> bytes:
     """A step that costs some hundred µs and releases the GIL: zstd, a compressor for each thread."""
     if not hasattr(_own, "compressor"):
+        import zstandard  # noqa: PLC0415 - the other workloads do without
+
         _own.compressor = zstandard.ZstdCompressor(level=_LEVEL)
     compressed: bytes = _own.compressor.compress(data)
     return compressed
@@ -214,6 +214,8 @@ class Beside:
         """Every block comes back from what it was compressed to."""
         if self.error is not None:
             raise WrongResult(f"a step failed: {self.error!r}")
+        import zstandard  # noqa: PLC0415 - as above
+
         decompress = zstandard.ZstdDecompressor().decompress
         if [decompress(self.first[index]) for index in range(len(self.blocks))] != self.blocks:
             raise WrongResult("what was compressed is not what it was made of")
