@@ -62,6 +62,8 @@ def zstd(data: bytes) -> bytes:
     import zstandard  # noqa: PLC0415 - optional: where it is missing, the other workloads are still found
 
     if not hasattr(_own, "compressor"):
+        import zstandard  # noqa: PLC0415 - the other workloads do without
+
         _own.compressor = zstandard.ZstdCompressor(level=_LEVEL)
     compressed: bytes = _own.compressor.compress(data)
     return compressed
