@@ -5,11 +5,11 @@ meets all arms alike, and what one arm leaves behind (heap, caches of the interp
 process. The reference is an arm twice: the second, under the name ``…#again``, is the A/A control.
 
 A process that crashes, hangs or gives wrong results is that variant's failure, kept with the tail of what it
-said; the run goes on. A noise ledger is kept for each block, and its rule voids a block as a whole; voided
-blocks are measured again while the time lasts. A suite ends when it has its least number of valid blocks
-and every ratio is known narrowly enough, or, whatever it has, before a block that would overrun its time:
-always between two blocks, since half of one compares nothing. A suite with fewer valid blocks than it wants is
-incomplete.
+said; the run goes on. What hung is not run again in its suite, so that waiting for it costs once. A noise
+ledger is kept for each block, and its rule voids a block as a whole; voided blocks are measured again while
+the time lasts. A suite ends when it has its least number of valid blocks and every ratio is known narrowly
+enough, or, whatever it has, before a block that would overrun its time: always between two blocks, since half
+of one compares nothing. A suite with fewer valid blocks than it wants is incomplete.
 """
 
 from __future__ import annotations
@@ -187,13 +187,15 @@ def run_suite(
     data.wanted = suite.blocks(profile) if every else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     longest = 0.0
+    hung: set[str] = set()
     while every:
         index, valid = len(data.blocks), len(data.blocks) - len(data.voided())
         time_is_up = seconds <= 0 or (index and time.monotonic() - start + longest > seconds)
         if time_is_up or index >= profile.most or (valid >= data.wanted and settled(data)):
             break
         random_order = random.Random(f"{seed}/{suite.name}/{index}")
-        order = random_order.sample(list(every), len(every))
+        left = [arm for arm in every if arm.key not in hung]
+        order = random_order.sample(left, len(left))
         ledger, began = Ledger(), time.monotonic()
         speeds: list[int] = []
         for arm in order:
@@ -205,6 +207,9 @@ def run_suite(
             answer = ask(spec, GRACE + 2 * sum(job.seconds for job in jobs))
             speeds += [line.speed for line in answer.lines if line.speed]
             _keep(data, arm, jobs, index, answer)
+            if answer.hung:
+                hung.add(arm.key)
+                data.notes.append(f"{suite.name}: {arm.label} hung in block {index} and was not run again")
         noise, now = ledger.close(), time.monotonic()
         noise.speed = max(speeds) / min(speeds) if speeds else None
         reason = rule.void(noise, cores) if suite.timed else ""

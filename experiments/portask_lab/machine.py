@@ -16,6 +16,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from portask.config.fingerprint import fingerprint as identity
+from portask.wire import accelerate
 from portask_lab.results import Machine
 
 _LIBRARIES = (
@@ -85,7 +86,7 @@ def _libraries() -> dict[str, str]:
         for distribution in distributions()
         if (name := distribution.metadata["Name"]) and name.lower() in _LIBRARIES
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())) | {"wire helpers": str(accelerate.status())}
 
 
 def _memory() -> int:

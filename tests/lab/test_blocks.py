@@ -109,6 +109,16 @@ def test_a_process_that_hangs_is_killed(files: dict[str, str]) -> None:
     assert [failure.kind for failure in data.failures] == ["hung"]
 
 
+def test_what_hung_is_not_waited_for_twice(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "GRACE", 1.0)
+    every = blocks.arms([JOB], [registry.get("ring", "deque"), entry("hanging")])
+    data = run_suite(SUITE, FAST, every, files, 3, rule=NEVER)
+    assert [failure.kind for failure in data.failures] == ["hung"]
+    hanging = next(arm.key for arm in every if arm.label == "ring/hanging")
+    assert [hanging in block.order for block in data.blocks] == [True, False]
+    assert data.notes == ["rings: ring/hanging hung in block 0 and was not run again"]
+
+
 def test_a_void_measurement_is_nobodys_fault(files: dict[str, str]) -> None:
     late = Line(0, 1, measurement=Measurement({"cost": [1.0]}, invalid="the generator was late"))
     data = SuiteData(SUITE)

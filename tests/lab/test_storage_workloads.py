@@ -240,6 +240,13 @@ def test_a_backlog_in_another_order_gives_no_figure() -> None:
         work.measure(0.1)
 
 
+def test_a_storage_on_a_server_is_no_case_of_a_promise_of_its_own() -> None:
+    """Seen before anything is started or connected to."""
+    far = Entry("storage", "far", "nowhere:Storage", "on a server", sandbox="nowhere:server")
+    with pytest.raises(NotForThis, match="what its server does"):
+        Driven(far, "memory")
+
+
 @pytest.mark.parametrize(("name", "where"), [("memory", "in RAM"), ("segment-log", "in files")])
 def test_where_queued_messages_lie_is_seen_not_declared(name: str, where: str) -> None:
     plain = Entry("storage", "x", registry.get("storage", name).target, "without any capability")

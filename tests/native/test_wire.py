@@ -113,37 +113,44 @@ NOW = 1_700_000_000_000_000
 CLOSE = st.integers(0, 3) | st.sampled_from(
     [COALESCE_WINDOW_US - 1, COALESCE_WINDOW_US, COALESCE_WINDOW_US + 1]
 )
-ALONE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+RESTS = st.one_of(*4 * [st.binary(max_size=40)], st.just(bytes(4100)))
+DELTAS = st.builds(cbor2.dumps, st.integers(-(2**64), 2**64 - 1) | st.integers(-300, 300))
+GATHERED: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
-        "body": st.builds(
-            lambda start, delta, rest: start + delta + rest,
-            st.sampled_from([b"\x84", b"\x84", b"\x84", b"\x83", b""]),
-            st.builds(cbor2.dumps, st.integers(-(2**64), 2**64 - 1) | st.integers(-300, 300))
-            | st.binary(max_size=2),
-            st.binary(max_size=40) | st.just(bytes(4100)),
-        ),
-        "count": st.sampled_from([1, 1, 1, 1, 2]),
-        "codec": st.sampled_from([1, 1, 1, 2]),
+        "body": st.builds(lambda delta, rest: b"\x84" + delta + rest, DELTAS, RESTS),
+        "count": st.just(1),
+        "codec": st.just(1),
         "base_timestamp": st.integers(NOW - 300, NOW + 300) | st.sampled_from([0, 2**64 - 1]),
         "ttl": st.sampled_from([0, 0, 5]),
-        "producer": st.sampled_from([0, 0, 0, 7]),
-        "attributes": st.sampled_from([0, 0, 0, 1]),
+        "producer": st.just(0),
+        "attributes": st.just(0),
     }
 )
+OTHERS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "body": st.binary(min_size=1, max_size=40)
+        | st.builds(lambda rest: b"\x84" + rest, st.binary(max_size=20)),
+        "count": st.integers(1, 2),
+        "codec": st.integers(1, 2),
+        "base_timestamp": st.just(NOW),
+        "ttl": st.just(0),
+        "producer": st.sampled_from([0, 7]),
+        "attributes": st.sampled_from([0, 1]),
+    }
+)
+ALONE = st.one_of(GATHERED, GATHERED, GATHERED, GATHERED, OTHERS)  # so that there are runs of some length
 
 
 @RELAXED
 @given(
-    made=st.lists(st.tuples(ALONE.filter(lambda parts: parts["body"]), CLOSE), min_size=1, max_size=8),
+    made=st.lists(st.tuples(ALONE, CLOSE), min_size=1, max_size=8),
     target=st.sampled_from([0, 30, 100, 1 << 16]),
     data=st.data(),
 )
 def test_open_batches(made: list[tuple[dict[str, Any], int]], target: int, data: st.DataObject) -> None:
     from portask_native import _native
 
-    arrived = [
-        (_parsed(**parts), later) for parts, later in made
-    ]  # none is empty: what was checked holds a record
+    arrived = [(_parsed(**parts), later) for parts, later in made]
     first = arrived[0][0]
     found, wanted = _native.Coalescer(first, 100, NOW, target), Coalescer(first, 100, NOW, target)
     now = NOW
@@ -172,7 +179,7 @@ def _parsed(body: bytes, **parts: Any) -> RecordBatch:
 
 @RELAXED
 @given(
-    made=st.lists(st.tuples(ALONE, CLOSE, st.sampled_from([0, 0, 0, 0, 1])), max_size=8),
+    made=st.lists(st.tuples(ALONE, CLOSE, st.sampled_from([0, 0, 1])), max_size=8),
     target=st.sampled_from([0, 30, 200, 1 << 16]),
     window=st.sampled_from([0, COALESCE_WINDOW_US]),
     wrap=st.sampled_from([bytes, memoryview, bytearray]),
@@ -186,8 +193,7 @@ def test_stored_batches(
     offset, now = 2**33, NOW
     for parts, later, gap in made:
         offset, now = offset + gap, now + later
-        if parts["body"]:  # as above: what was checked holds a record
-            stored.append(wrap(batches.build(**parts, base_offset=offset, append_time=now)))
+        stored.append(wrap(batches.build(**parts, base_offset=offset, append_time=now)))
         offset += parts["count"]
     for finish in (None, lambda batch: b"finished " + batch):
         wanted = gather(stored, target, window, finish)
@@ -195,6 +201,21 @@ def test_stored_batches(
         assert found == wanted
         for ours, theirs in zip(found, wanted, strict=True):  # what stays alone is the very same object
             assert (ours is theirs) is any(theirs is given for given in stored)
+
+
+def test_records_on_both_sides_of_missing_offsets_stay_apart() -> None:
+    from portask_native import _native
+
+    def stored(offset: int) -> bytes:
+        body = b"\x84\x00\xf6\xf6\x41" + b"%d" % (offset % 10)
+        return batches.build(body, 1, codec=1, base_timestamp=7, base_offset=offset, append_time=9)
+
+    found = [stored(offset) for offset in (0, 1, 2, 5, 6, 9)]
+    for gathered in (
+        gather(found, 1 << 16),
+        _native.gather_batches(found, 1 << 16, COALESCE_WINDOW_US, None),
+    ):
+        assert [batches.peek(batch)[::2] for batch in gathered] == [(0, 3), (5, 2), (9, 1)]
 
 
 def test_what_fails_while_gathering_is_passed_on() -> None:

@@ -162,12 +162,13 @@ def test_what_is_written_down_is_found_again(place: Place, make: Make) -> None:
     for key in keys:
         first.append(batch_of(b"x", b"y"), key=key)
     first.storage.trim(keys[0], before=1)
-    first.storage.save_group("g", keys[4], b"state", lambda _: None)
+    first._wait(lambda done: first.storage.begin("g", keys[4], b"settings", 1, done))
     first.storage.close()
     second = make(place, prefix="again")
     assert set(second.storage.partitions()) == set(keys)
     assert second.storage.size(keys[7]) == first.storage.size(keys[7]) > 50
-    assert list(second.storage.load_groups()) == [("g", keys[4], b"state")]
+    (part,) = second._wait(second.storage.group_parts)
+    assert (part.group, part.partition, part.settings, part.next) == ("g", keys[4], b"settings", 1)
     assert second.append(batch_of(b"z"), key=keys[3]) == 2
 
 

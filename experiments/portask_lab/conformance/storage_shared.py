@@ -80,7 +80,8 @@ def brokers(entry: Entry, count: int, ability: type) -> Iterator[list[_Broker]]:
                 stack.callback(storage.close)
             if not isinstance(storage, ability):
                 raise NotApplicable(f"it is not {ability.__name__}")
-            found.append(_Broker(storage))
+            driver: Any = _Broker(storage)  # type: ignore[arg-type]  # it is a Storage, too
+            found.append(driver)
         yield found
 
 

@@ -24,7 +24,8 @@ class Machine(msgspec.Struct, kw_only=True):
             Python, implementation.
         commit: Of the checkout, ``+dirty`` appended when files differ; empty outside a checkout.
         python: Version, implementation and compiler, e.g. ``CPython 3.11.2 (GCC 12.2.0)``.
-        libraries: Distribution → version, of every library that a variant or a peer may use.
+        libraries: Distribution → version, of every library that a variant or a peer may use; and ``wire helpers``,
+            what `portask.wire.accelerate` found.
         kernel: ``uname -sr``.
         cpu: Model name.
         cores: Cores that this process may run on.

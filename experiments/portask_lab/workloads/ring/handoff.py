@@ -11,7 +11,7 @@ import multiprocessing
 import sys
 import threading
 import time
-from itertools import cycle
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from portask.contracts import BatchRing, SharedRing
@@ -21,39 +21,19 @@ from portask_lab.workloads import Measurement, NotForThis, Params, WrongResult
 from portask_lab.workloads.ring.one_thread import BATCH, Records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from portask_lab.corpora import Corpus
 
 SPARE = 0.000_05
 """Seconds that a side sleeps when it met a full or empty ring 100 times in a row."""
 PATIENCE = 10.0
-"""Seconds without a record after which a hand-off counts as lost."""
+"""Seconds, at least, without a record after which a hand-off counts as lost."""
 
 
 def _yield_slice(misses: int) -> None:
     if misses:
         time.sleep(SPARE if misses > 100 else 0)
-
-
-class Patience:
-    """Yields the slice of a consumer that found nothing; says when it should give up."""
-
-    def __init__(self) -> None:
-        self.misses = 0
-        self.since = 0.0
-
-    def found(self) -> None:
-        """There was something."""
-        self.misses = 0
-
-    def is_over(self) -> bool:
-        """Waits a little; ``True`` when nothing came for `PATIENCE` seconds."""
-        self.misses += 1
-        if self.misses == 1:
-            self.since = time.monotonic()
-        _yield_slice(self.misses)
-        return self.misses % 1000 == 0 and time.monotonic() - self.since > PATIENCE
 
 
 class Traffic:
@@ -62,13 +42,10 @@ class Traffic:
     def __init__(self, records: list[bytes], batched: bool) -> None:
         self.batched = batched
         self.records = records
-        if batched:
-            self.groups = [records[at : at + BATCH] for at in range(0, len(records) - BATCH + 1, BATCH)]
-            self.records = [record for group in self.groups for record in group]
-            self.ahead = [*self.records, *self.groups[0]]  # so that a batch across the end is one slice too
+        self.groups = [records[at : at + BATCH] for at in range(0, len(records) - BATCH + 1, BATCH)]
 
     def produce(self, ring: Any, total: int) -> None:
-        """Puts ``total`` records."""
+        """Puts ``total`` records; in batches, a multiple of `BATCH`."""
         (self._produce_batches if self.batched else self._produce_singles)(ring, total)
 
     def consume(self, ring: Any, total: int) -> tuple[int, int]:
@@ -77,7 +54,7 @@ class Traffic:
 
     def _produce_singles(self, ring: Any, total: int) -> None:
         put = ring.put
-        for record, _ in zip(cycle(self.records), range(total), strict=False):
+        for record in islice(cycle(self.records), total):
             misses = 0
             while True:
                 try:
@@ -89,55 +66,54 @@ class Traffic:
 
     def _produce_batches(self, ring: Any, total: int) -> None:
         put_many = ring.put_many
-        for group, _ in zip(cycle(self.groups), range(total // BATCH), strict=False):
-            rest: Sequence[bytes] = group
+        for group in islice(cycle(self.groups), total // BATCH):
+            took = put_many(group)
             misses = 0
-            while (took := put_many(rest)) < len(rest):
-                rest = rest[took:]
-                misses = 0 if took else misses + 1
+            while took < BATCH:
+                more = put_many(group[took:])
+                took += more
+                misses = 0 if more else misses + 1
                 _yield_slice(misses)
 
     def _consume_singles(self, ring: Any, total: int) -> tuple[int, int]:
-        get, records = ring.get, self.records
+        get = ring.get
         got = wrong = 0
-        count = len(records)
-        patience = Patience()
-        while got < total:
-            try:
-                wrong += get() != records[got % count]
-            except RingEmpty:
-                if patience.is_over():
+        for record in islice(cycle(self.records), total):
+            misses = 0
+            while True:
+                try:
+                    wrong += get() != record
                     break
-            except RingClosed:
-                break
-            else:
-                got += 1
-                patience.found()
+                except RingEmpty:
+                    misses += 1
+                    if _gives_up(misses):
+                        return got, wrong
+                except RingClosed:
+                    return got, wrong
+            got += 1
         return got, wrong
 
     def _consume_batches(self, ring: Any, total: int) -> tuple[int, int]:
-        get_many, groups, ahead = ring.get_many, self.groups, self.ahead
-        got = wrong = 0
-        count = len(self.records)
-        patience = Patience()
-        while got < total:
-            try:
-                found = get_many(BATCH)
-            except RingClosed:
-                break
-            if not found:
-                if patience.is_over():
-                    break
-                continue
-            at = got % count
-            expected = (
-                ahead[at : at + len(found)] if at % BATCH or len(found) < BATCH else groups[at // BATCH]
-            )
-            if found != expected:
-                wrong += sum(map(bytes.__ne__, found, expected))
-            got += len(found)
-            patience.found()
-        return got, wrong
+        get_many = ring.get_many
+        wrong = 0
+        for number, group in enumerate(islice(cycle(self.groups), total // BATCH)):
+            found = get_many(BATCH)
+            misses = 0
+            while len(found) < BATCH:  # a batch that came in parts is checked as one
+                more = get_many(BATCH - len(found))
+                found = found + more
+                misses = 0 if more else misses + 1
+                if _gives_up(misses):
+                    return number * BATCH + len(found), wrong
+            if found != group:
+                wrong += sum(map(bytes.__ne__, found, group))
+        return total, wrong
+
+
+def _gives_up(misses: int) -> bool:
+    """Yields the slice of a consumer that found nothing so many times; ``True`` after `PATIENCE` seconds of that."""
+    _yield_slice(misses)
+    return misses > PATIENCE / SPARE
 
 
 class Handoff(Records):

@@ -159,7 +159,7 @@ PLANS: tuple[Plan, ...] = (
     Plan(
         "storage",
         "storage.recovery",
-        quick=_recoveries(64),
+        quick=_recoveries(16),
         full=(
             *_recoveries(16, 64, 256, 1024),
             *_recoveries(64, 1024, index="missing"),
@@ -171,7 +171,7 @@ PLANS: tuple[Plan, ...] = (
     Plan(
         "storage",
         "storage.published",
-        quick=_each(("os", "synced"), *_published((100, 1))),
+        quick=_each(("os",), *_published((100, 1))),
         full=_each(("os", "synced"), *_published((1, 1), (100, 1), (4, 250))),
         seconds=(0.4, 3.0),
         controlled=False,

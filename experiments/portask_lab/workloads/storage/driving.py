@@ -47,10 +47,12 @@ class Driven:
         self, entry: Entry, durability: str, *, folder: str | Path | None = None, **options: Any
     ) -> None:
         self._own: tempfile.TemporaryDirectory[str] | None = None
+        self.storage: Any = None
+        if entry.sandbox:  # it would have to be connected before it could say so
+            raise NotForThis(f"{entry.label} promises what its server does, this case is about {durability}")
         if folder is None and "path" in variant_options(entry)[0]:
             self._own = tempfile.TemporaryDirectory(prefix="portask-lab-")
             folder = self._own.name
-        self.storage: Any = None
         try:
             given = options_for(entry, durability, folder or "", **options)
             if self._own is not None and durability == "synced":

@@ -27,6 +27,11 @@ impl Waiting {
         Waiting { idle, most, lately: Duration::ZERO }
     }
 
+    /// Whether there is nothing to decide.
+    pub fn sleeps_at_once(&self) -> bool {
+        self.idle == Idle::Sleep
+    }
+
     /// How long to poll from now on; `None` for ever.
     pub fn spin(&self) -> Option<Duration> {
         match self.idle {
@@ -74,6 +79,7 @@ mod tests {
         let mut sleeping = Waiting::new(Idle::Sleep, Duration::from_secs(1));
         sleeping.waited(Instant::now());
         assert_eq!(sleeping.spin(), Some(Duration::ZERO));
+        assert!(sleeping.sleeps_at_once());
         assert_eq!(Waiting::new(Idle::Spin, Duration::ZERO).spin(), None);
     }
 }

@@ -1,8 +1,8 @@
 //! What goes out: frames as Python queues them (`portask.wire.frames.Outgoing`), as buffers for the kernel.
 
 use super::framing::{header, Head, HEADER};
-use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use std::io::IoSlice;
@@ -14,7 +14,40 @@ pub enum Piece {
     /// Part of a body.
     Bytes(Py<PyBytes>),
     /// Part of a body, locked.
-    Buffer(PyBuffer<u8>),
+    Locked(Locked),
+}
+
+/// The bytes of a Python object, which stay where they are until this is dropped. To be dropped with the interpreter
+/// held. Does without what `PyBuffer` looks at: shape and format.
+pub struct Locked(ffi::Py_buffer);
+
+impl Locked {
+    fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut view = ffi::Py_buffer::new();
+        // SAFETY: a live object and a view to fill in; without flags it is contiguous bytes.
+        let done = unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut view, ffi::PyBUF_SIMPLE) };
+        if done == 0 {
+            Ok(Locked(view))
+        } else {
+            Err(PyErr::fetch(object.py()))
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.0.len == 0 {
+            return &[]; // where an empty view points is nowhere said
+        }
+        // SAFETY: contiguous, and locked for as long as `self` lives; nobody writes to what is queued for output:
+        // `portask.wire.connection.Connection.send` asks that of its callers.
+        unsafe { std::slice::from_raw_parts(self.0.buf.cast(), self.0.len as usize) }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // SAFETY: filled in by `new`, and the interpreter is held, as the type's text asks.
+        unsafe { ffi::PyBuffer_Release(&mut self.0) }
+    }
 }
 
 /// The output of one turn. Keeps every part alive and as it is.
@@ -58,12 +91,9 @@ impl Output {
                 (Piece::Bytes(bytes.unbind()), length)
             }
             Err(other) => {
-                let buffer = PyBuffer::get(&other.into_inner())?;
-                if !buffer.is_c_contiguous() {
-                    return Err(PyTypeError::new_err("output must be contiguous"));
-                }
-                let length = buffer.len_bytes();
-                (Piece::Buffer(buffer), length)
+                let locked = Locked::new(&other.into_inner())?;
+                let length = locked.bytes().len();
+                (Piece::Locked(locked), length)
             }
         };
         self.pieces.push(piece);
@@ -75,11 +105,7 @@ impl Output {
         let slice = |piece| match piece {
             &Piece::Header(number) => IoSlice::new(&self.headers[number]),
             Piece::Bytes(bytes) => IoSlice::new(bytes.as_bytes(py)),
-            // SAFETY: the buffer is contiguous and locked for as long as `self` lives, and nobody writes to what is
-            // queued for output: `portask.wire.connection.Connection.send` asks that of its callers.
-            Piece::Buffer(buffer) => IoSlice::new(unsafe {
-                std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes())
-            }),
+            Piece::Locked(locked) => IoSlice::new(locked.bytes()),
         };
         self.pieces.iter().map(slice).collect()
     }

@@ -45,20 +45,16 @@ impl Poller {
         epoll::modify(&self.epoll, fd, EventData::new_u64(name), flags)
     }
 
-    /// Waits until something is ready, `timeout` at most (`None` for ever). False if nothing is, but the caller
-    /// should look at its signals.
+    /// Waits until something is ready, `timeout` at most (`None` for ever). False if nothing is: then the caller should
+    /// look at its signals.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        let began = Instant::now();
-        let found = match self.spin(began, timeout) {
-            Some(found) => found,
-            None => self.ask(timeout.map(|timeout| timeout.saturating_sub(began.elapsed()))),
+        let found = if self.waiting.sleeps_at_once() || timeout == Some(Duration::ZERO) {
+            self.ask(timeout) // without a look at the clock
+        } else {
+            self.spin(timeout)
         };
         match found {
-            Ok(0) => Ok(timeout.is_some_and(|timeout| began.elapsed() >= timeout)),
-            Ok(_) => {
-                self.waiting.waited(began);
-                Ok(true)
-            }
+            Ok(found) => Ok(found > 0),
             Err(Errno::INTR) => Ok(false),
             Err(error) => Err(error),
         }
@@ -74,23 +70,30 @@ impl Poller {
         self.ready = ready;
     }
 
-    /// Polls without sleeping, as long as that seems worth it. `None` if nothing came and it is time to sleep.
-    fn spin(&mut self, began: Instant, timeout: Option<Duration>) -> Option<Result<usize>> {
+    /// Polls without sleeping for as long as that seems worth it, then sleeps.
+    fn spin(&mut self, timeout: Option<Duration>) -> Result<usize> {
+        let began = Instant::now();
         let spin = self.waiting.spin();
-        if spin == Some(Duration::ZERO) || timeout == Some(Duration::ZERO) {
-            return None;
-        }
-        let most = spin.unwrap_or(BREATH).min(timeout.unwrap_or(BREATH)).min(BREATH);
+        let most = spin.unwrap_or(BREATH).min(timeout.unwrap_or(Duration::MAX));
         loop {
-            let found = self.ask(Some(Duration::ZERO));
-            if !matches!(found, Ok(0)) {
-                return Some(found);
+            let found = self.ask(Some(Duration::ZERO))?;
+            if found > 0 {
+                self.waiting.waited(began);
+                return Ok(found);
             }
             if began.elapsed() >= most {
-                return spin.is_none().then_some(found);
+                break;
             }
             std::hint::spin_loop();
         }
+        if spin.is_none() {
+            return Ok(0);
+        }
+        let found = self.ask(timeout.map(|timeout| timeout.saturating_sub(most)))?;
+        if found > 0 {
+            self.waiting.waited(began);
+        }
+        Ok(found)
     }
 
     /// One `epoll_wait`. Its timeouts are in ms: rounded up, so that no timer comes early.

@@ -135,10 +135,10 @@ impl Reactor {
         self.with(|state| {
             let timeout = state.timeout(deadline);
             let sockets = &mut state.sockets;
-            let undisturbed = py.detach(|| sockets.wait(timeout)).map_err(failed)?;
+            let came = py.detach(|| sockets.wait(timeout)).map_err(failed)?;
             // before anything is looked at: a `wake` that comes now is for what the next turn may not see
             self.woken.store(false, Ordering::SeqCst);
-            if !undisturbed {
+            if !came {
                 py.check_signals()?;
             }
             state.clock();
@@ -153,8 +153,7 @@ impl Reactor {
         self.with(|state| {
             let mut places = Vec::with_capacity(8);
             for endpoint in departing.try_iter()? {
-                let address = endpoint?.as_ptr() as usize;
-                places.extend(state.places.get(&address));
+                places.extend(state.places.get(&(endpoint?.as_ptr() as usize)));
             }
             state.send(py, &places)?;
             for place in places {

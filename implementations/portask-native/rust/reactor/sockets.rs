@@ -200,14 +200,14 @@ impl<T> Sockets<T> {
         self.listener = None;
     }
 
-    /// Waits for something, `timeout` at most (`None` for ever), and takes it in. False if the caller should look at
-    /// its signals.
+    /// Waits for something, `timeout` at most (`None` for ever), and takes it in. False if nothing came: then the
+    /// caller should look at its signals.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
         self.free.append(&mut self.left);
         self.pass.starved = false;
         let until = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.into_iter().chain(until).min();
-        let undisturbed = self.poller.wait(timeout)?;
+        let came = self.poller.wait(timeout)?;
         self.accept_again()?;
         self.buffers.rewind();
         let ready = self.poller.take();
@@ -220,7 +220,7 @@ impl<T> Sockets<T> {
             }
         }
         self.poller.put_back(ready);
-        Ok(undisturbed)
+        Ok(came)
     }
 
     /// Sends `parts` in order behind what waits. What the kernel does not take is copied; errors end the peer.

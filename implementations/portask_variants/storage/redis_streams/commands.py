@@ -15,7 +15,6 @@ COMMANDS = frozenset(
         "XADD",
         "HMGET",
         "HGETALL",
-        "HSET",
         "HDEL",
         "WAIT",  # where wait_replicas asks for it
         "INFO",
@@ -26,7 +25,21 @@ COMMANDS = frozenset(
 """Sent by the adapter."""
 
 SCRIPTED = frozenset(
-    {"HMGET", "HGET", "HSET", "HDEL", "HGETALL", "GET", "SET", "XADD", "XRANGE", "XTRIM", "TIME"}
+    {
+        "HMGET",
+        "HGET",
+        "HSET",
+        "HDEL",
+        "HGETALL",
+        "HKEYS",
+        "DEL",
+        "GET",
+        "SET",
+        "XADD",
+        "XRANGE",
+        "XTRIM",
+        "TIME",
+    }
 )
 """Called by its scripts, within the server."""
 

@@ -234,6 +234,8 @@ class Lanes:
         """Calls back, or makes the write ready again; whether it failed in passing."""
         line = write.line
         again = False
+        if not isinstance(reply, Exception) and (len(reply) != 4 or int(reply[3]) != write.number):
+            reply = StorageError(f"the answer {reply!r} belongs to something else")
         if isinstance(reply, Exception):
             write.attempts += 1
             if write.reason is None or not isinstance(reply, TimeoutError):
@@ -251,7 +253,7 @@ class Lanes:
                 error = explain(write.reason if again else reply, self._settings.server, waited)
                 self._finished(line, write, write.failure(error))
         else:
-            outcomes, following, size = (word.decode() for word in reply)
+            outcomes, following, size, _ = (word.decode() for word in reply)
             full = explain(Exception("OOM"), self._settings.server)
             calls = write.outcome(outcomes.split(), full)
             self.on_stored(line.key, int(following), int(size))

@@ -111,17 +111,30 @@ class Write:
         command: What is sent.
         size: Bytes of batches as they are sent.
         given: As they came.
+        number: What the server knows it by.
         attempts: So far.
         reason: Why the last one failed that says more than that its time was over.
     """
 
-    __slots__ = ("_appends", "_ends", "attempts", "command", "deadline", "given", "line", "reason", "size")
+    __slots__ = (
+        "_appends",
+        "_ends",
+        "attempts",
+        "command",
+        "deadline",
+        "given",
+        "line",
+        "number",
+        "reason",
+        "size",
+    )
 
     def __init__(
         self, line: Line, appends: list[Append], deadline: float, target: int, finish: Finish | None
     ) -> None:
         self.line = line
         self.deadline = deadline
+        self.number = line.number
         self.attempts = 0
         self.reason: Exception | None = None
         self._appends = appends

@@ -2,12 +2,16 @@
 
 Trying again is the callers' affair (`lanes`), who know what may be repeated: redis-py's own retries are off. RESP2,
 because Dragonfly answers XREAD in a shape of its own under RESP3. Blocking reads have connections of their own.
+
+Nothing here is ever cancelled, but at the very end: redis-py puts a connection whose handshake was cancelled back into
+its pool, with replies in it that nobody read, and the next one who uses it gets them for its own. Who waits no longer
+(`Attempts.bounded`) leaves; the attempt goes on until the socket's own time is over, and is forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 import redis.asyncio as redis_py
@@ -24,6 +28,8 @@ Command = tuple[Any, ...]
 
 BLOCK_MS = 2000
 """How long a blocking read waits in the server: finite, so that neither side keeps a dead connection."""
+_PATIENCE = 60.0
+"""Seconds for a blocking read; the socket's own time ends it long before."""
 _RAW = ("XRANGE", "XREVRANGE", "XREAD", "INFO", "HGETALL")
 """Replies that are taken as they came: redis-py would turn them into dictionaries."""
 
@@ -141,7 +147,41 @@ class _Turn:
         self._free.release()
 
 
-class ServerLink:
+class Attempts:
+    """Attempts that may be left alone."""
+
+    def __init__(self) -> None:
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def bounded(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """What ``work`` returns.
+
+        Raises:
+            TimeoutError: it took longer; it goes on.
+            Exception: what it raised.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        return task.result()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits has it; nobody else needs to hear of it
+
+    async def end(self) -> None:
+        """Cancels what is under way: its connections are about to be closed."""
+        while self._under_way:  # again and again: redis-py loses a cancellation now and then
+            for task in self._under_way:
+                task.cancel()
+            await asyncio.wait(self._under_way, timeout=0.1)
+
+
+class ServerLink(Attempts):
     """One server.
 
     Args:
@@ -155,6 +195,7 @@ class ServerLink:
     def __init__(
         self, place: Place, login: Login, *, connections: int, attempt: float, health: float
     ) -> None:
+        super().__init__()
         self.counters = Counters(connections)
         self._name = str(place)
         self._attempt = attempt
@@ -175,17 +216,17 @@ class ServerLink:
         self, lane: str, commands: Sequence[Command], within: float, after: Command = ()
     ) -> list[Any]:
         """See `Link.run`."""
-        async with (
-            _Turn(self._free, self.counters, len(commands)),
-            asyncio.timeout(min(within, self._attempt)),
-        ):
+        replies: list[Any] = await self.bounded(self._run(commands, after), min(within, self._attempt))
+        return replies
+
+    async def _run(self, commands: Sequence[Command], after: Command) -> Any:
+        async with _Turn(self._free, self.counters, len(commands)):
             pipeline = self._client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
             if after:
                 pipeline.execute_command(*after)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            return replies
+            return await pipeline.execute(raise_on_error=False)
 
     async def everywhere(self, *command: Any) -> dict[str, Any]:
         """See `Link.everywhere`."""
@@ -193,15 +234,16 @@ class ServerLink:
 
     async def block(self, command: Command) -> Any:
         """See `Link.block`."""
-        return await self._blocking.execute_command(*command)
+        return await self.bounded(self._blocking.execute_command(*command), _PATIENCE)
 
     async def close(self) -> None:
         """See `Link.close`."""
+        await self.end()
         await self._client.aclose()
         await self._blocking.aclose()
 
 
-class ClusterLink:
+class ClusterLink(Attempts):
     """A cluster: a lane for each primary.
 
     Args:
@@ -215,6 +257,7 @@ class ClusterLink:
     def __init__(
         self, places: Sequence[Place], login: Login, *, connections: int, attempt: float, health: float
     ) -> None:
+        super().__init__()
         self.counters = Counters(connections)
         self._attempt = attempt
         self._connections = connections
@@ -242,28 +285,31 @@ class ClusterLink:
         self, lane: str, commands: Sequence[Command], within: float, after: Command = ()
     ) -> list[Any]:
         """See `Link.run`. Follows redirections, but where ``after`` would not be sent along: then they are failures."""
-        free = self._free.setdefault(lane, asyncio.Semaphore(self._connections))
         try:
-            async with _Turn(free, self.counters, len(commands)), asyncio.timeout(min(within, self._attempt)):
-                await self._read_map()
-                pipeline = self._cluster.pipeline()
-                for command in commands:
-                    pipeline.execute_command(*command)
-                if after:
-                    node = self._cluster.get_node(node_name=lane)
-                    if node is None:
-                        raise exceptions.ClusterDownError(
-                            f"{lane or 'a node'} is not in the cluster's map any more"
-                        )
-                    pipeline.execute_command(*after, target_nodes=node)
-                replies: list[Any] = await pipeline.execute(
-                    raise_on_error=False, allow_redirections=not after
-                )
+            replies: list[Any] = await self.bounded(
+                self._run(lane, commands, after), min(within, self._attempt)
+            )
         except Exception:
             self._stale = True
             raise
         self._stale |= any(isinstance(reply, Exception) and is_moving(reply) for reply in replies)
         return replies
+
+    async def _run(self, lane: str, commands: Sequence[Command], after: Command) -> Any:
+        free = self._free.setdefault(lane, asyncio.Semaphore(self._connections))
+        async with _Turn(free, self.counters, len(commands)):
+            await self._read_map()
+            pipeline = self._cluster.pipeline()
+            for command in commands:
+                pipeline.execute_command(*command)
+            if after:
+                node = self._cluster.get_node(node_name=lane)
+                if node is None:
+                    raise exceptions.ClusterDownError(
+                        f"{lane or 'a node'} is not in the cluster's map any more"
+                    )
+                pipeline.execute_command(*after, target_nodes=node)
+            return await pipeline.execute(raise_on_error=False, allow_redirections=not after)
 
     async def _read_map(self) -> None:
         """Reads the cluster's map: at first, and after something that may mean that it changed."""
@@ -274,22 +320,22 @@ class ClusterLink:
 
     async def everywhere(self, *command: Any) -> dict[str, Any]:
         """See `Link.everywhere`."""
-        async with asyncio.timeout(self._attempt):
-            await self._read_map()
+        await self.bounded(self._read_map(), self._attempt)
         found: dict[str, Any] = {}
         for node in self._cluster.get_primaries():
+            asked = self._cluster.execute_command(*command, target_nodes=node)
             try:
-                async with asyncio.timeout(self._attempt):
-                    found[node.name] = await self._cluster.execute_command(*command, target_nodes=node)
+                found[node.name] = await self.bounded(asked, self._attempt)
             except Exception as error:  # noqa: BLE001 - of one node; the caller looks at each
                 found[node.name] = error
         return found
 
     async def block(self, command: Command) -> Any:
         """See `Link.block`."""
-        return await self._blocking.execute_command(*command)
+        return await self.bounded(self._blocking.execute_command(*command), _PATIENCE)
 
     async def close(self) -> None:
         """See `Link.close`."""
+        await self.end()
         await self._cluster.aclose()
         await self._blocking.aclose()

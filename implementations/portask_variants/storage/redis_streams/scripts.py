@@ -98,7 +98,7 @@ local bytes, trimmed = number(state[3]), number(state[4])
 local before = redis.call('GET', writer)
 if before then
   local number, outcomes = string.match(before, '^(%d+) (.*)$')
-  if tonumber(number) == call then return {outcomes, text(next), text(bytes - trimmed)} end
+  if tonumber(number) == call then return {outcomes, text(next), text(bytes - trimmed), ARGV[1]} end
   if tonumber(number) > call then return redis.error_reply('PORTASK this write comes too late') end
 end
 
@@ -194,7 +194,7 @@ local outcomes = table.concat(out, ' ')
 for id, it in pairs(changed) do redis.call('HSET', producers, id, standing_text(it)) end
 redis.call('HSET', meta, 'next', text(next), 'time', text(time), 'bytes', text(bytes))
 redis.call('SET', writer, ARGV[1] .. ' ' .. outcomes, 'PX', ARGV[2])
-return {outcomes, text(next), text(bytes - trimmed)}
+return {outcomes, text(next), text(bytes - trimmed), ARGV[1]}
 """
 ).replace(b"KEPT", b"%d" % KEPT_BATCHES)
 """Appends batches to one partition.
@@ -203,11 +203,11 @@ KEYS: stream, meta, producers, writer. ARGV: the call's number (of one writer, a
 each batch its records, append time, append time of its newest record (both empty where they are those before),
 ``id epoch first last checksum`` of its producer or nothing, and its bytes.
 
-Returns outcomes joined by spaces, the next offset, and bytes stored. An outcome is a base offset; or ``D`` and a base
-offset for a retry of what is stored (``D`` alone: nobody remembers where); ``S`` and the number that is next;
-``F`` and the newest epoch; ``X`` for other records under numbers that were used; ``!`` if the server has no room for
-this and the rest. A call that comes again with the number of the last one gets its answer again and appends nothing.
-"""
+Returns outcomes joined by spaces, the next offset, bytes stored, and the call's number. An outcome is a base
+offset; or ``D`` and a base offset for a retry of what is stored (``D`` alone: nobody remembers where); ``S``
+and the number that is next; ``F`` and the newest epoch; ``X`` for other records under numbers that were used;
+``!`` if the server has no room for this and the rest. A call that comes again with the number of the last one
+gets its answer again and appends nothing."""
 
 RESUME = (
     NUMBERS

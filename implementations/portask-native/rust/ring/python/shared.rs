@@ -16,8 +16,8 @@ use std::sync::Mutex;
 ///
 /// Records are copied through memory that both map. It needs no `/dev/shm`, and nothing remains of it: the
 /// name ends with the maker's `close()`, handle or process, however that ends; the memory with the last
-/// handle. A side that is killed leaves what was published whole, and what was not taken. Its successor
-/// attaches by the same name.
+/// handle. A side that is killed leaves what was published, whole; with a consumer dies what it had been
+/// handed. A successor attaches by the same name.
 ///
 /// Args:
 ///     capacity: In bytes, overhead included; at least 64. The memory is allocated at once.
@@ -169,7 +169,7 @@ impl SharedRing {
     fn get_many<'py>(&self, py: Python<'py>, limit: isize) -> PyResult<Bound<'py, PyList>> {
         let mut cache = side(&self.consumer, "consumer")?;
         let mut reader = self.ring.reader(&mut cache).map_err(|fault| self.reading_error(fault))?;
-        let mut records = Vec::new();
+        let mut records = Vec::with_capacity(limit.clamp(0, 1024) as usize);
         for _ in 0..limit {
             match reader.next(|bytes| PyBytes::new(py, bytes)) {
                 Ok(Some(record)) => records.push(record),
