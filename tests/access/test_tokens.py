@@ -12,6 +12,7 @@ from portask import sync
 from portask.client import Subscription, connect
 from portask.client.options import INSECURE, Options
 from portask.config import load, tokens
+from portask.core.admission import FAILURES, PENALTY
 from portask.errors import AuthenticationFailed, ConfigError, ConnectFailed, NotConnected, NotPermitted
 from portask.server.authentication import authenticator
 from portask.wire import control
@@ -77,6 +78,23 @@ async def test_who_is_not_known_is_told_so_and_no_more(broker: RunningBroker, sh
         f"cannot connect: 127.0.0.1:{broker.port}: this broker asks who is there: "
         "show a valid token, or a certificate that it knows"
     )
+
+
+async def test_who_keeps_failing_waits_for_the_answer_and_a_good_token_comes_in(
+    broker: RunningBroker, people: People
+) -> None:
+    async def fails() -> float:
+        began = time.monotonic()
+        with pytest.raises(AuthenticationFailed):
+            await connect(broker.url, token=tokens.mint("writer"))
+        return time.monotonic() - began
+
+    for _ in range(FAILURES):
+        await fails()
+    late = [asyncio.create_task(fails()) for _ in range(5)]
+    async with connect(broker.url, token=people.tokens["writer"]) as client:
+        await client.publish("a.b", b"x")
+    assert min(await asyncio.gather(*late)) >= PENALTY / 1e6 - 0.01
 
 
 def test_the_blocking_client_too(broker: RunningBroker, people: People) -> None:
