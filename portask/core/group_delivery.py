@@ -20,7 +20,7 @@ from typing import NamedTuple
 import structlog
 
 from portask.contracts import Grant, SharedGroups, Storage
-from portask.core.delivery import READ_LIMIT
+from portask.core.delivery import READ_LIMIT, go_as_they_came, stamped
 from portask.core.grants import GrantedShare, claimed
 from portask.core.groups import Seat, Share
 from portask.core.partitions import Partition
@@ -69,7 +69,7 @@ class GroupDelivery:
         self.later: dict[Share, None] = {}
 
     def fresh(self, partition: Partition, now: int) -> None:
-        """A partition got batches in this turn. A single one goes to members at the tail as it came."""
+        """A partition got batches in this turn. Those that are not gathered go to members at the tail as they came."""
         arrived = partition.fresh
         for share in partition.shares:
             if isinstance(share, GrantedShare):
@@ -79,12 +79,16 @@ class GroupDelivery:
                 continue
             if share.reading or not share.verified:
                 continue
-            if len(arrived) == 1 and share.next == arrived[0][0] and share.waiting() is None:
-                base, batch = arrived[0]
-                # no look at the TTL: it has just come
-                parts: list[Buffer] = [batches.stamp(base, now), memoryview(batch.data)[batches.STAMP_SIZE :]]
-                piece = Piece(base, base + batch.count, len(batch.data), parts, expired=False)
-                self._share_out(share, [piece], base, now)
+            base = arrived[0][0] if arrived and go_as_they_came(arrived) else -1
+            if share.next == base and share.waiting() is None:
+                # no look at the TTL: they have just come
+                pieces = [
+                    Piece(
+                        first, first + batch.count, len(batch.data), stamped(batch, first, now), expired=False
+                    )
+                    for first, batch in arrived
+                ]
+                self._share_out(share, pieces, base, now)
             elif share.free_seat() is not None:
                 self.behind[share] = None
 
