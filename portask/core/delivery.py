@@ -49,7 +49,7 @@ class Delivery:
     def fresh(self, partition: Partition, now: int) -> None:
         """Serves the cursors of a partition that got batches in this turn."""
         arrived = partition.fresh
-        base = -1 if are_gathered(arrived) else arrived[0][0]
+        base = arrived[0][0] if go_as_they_came(arrived) else -1
         pieces: list[Piece] = []
         for cursor in partition.cursors:
             if cursor.reading or not cursor.subscription.ready():
@@ -155,9 +155,18 @@ class Delivery:
         subscription.bytes -= size
 
 
-def are_gathered(arrived: list[tuple[int, RecordBatch]]) -> bool:
-    """Whether the storage puts some of these together: then reading them back is worth it, for fewer go out."""
-    return len(arrived) > 1 and 1 in [batch.count for _, batch in arrived]
+def go_as_they_came(arrived: list[tuple[int, RecordBatch]]) -> bool:
+    """Whether the batches of a turn may go out without being read back.
+
+    Not batches of one record: the storage gathers those, and fewer go out. Nor batches between which something else
+    was stored: brokers may share a storage.
+    """
+    end = arrived[0][0]
+    for base, batch in arrived:
+        if base != end or (batch.count == 1 and len(arrived) > 1):
+            return False
+        end += batch.count
+    return True
 
 
 def stamped(batch: RecordBatch, base: int, now: int) -> list[Buffer]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import structlog
 
 from portask.contracts import Grant, SharedGroups, Storage
-from portask.core.delivery import READ_LIMIT, are_gathered, stamped
+from portask.core.delivery import READ_LIMIT, go_as_they_came, stamped
 from portask.core.grants import GrantedShare, claimed
 from portask.core.groups import Seat, Share
 from portask.core.partitions import Partition
@@ -79,8 +79,8 @@ class GroupDelivery:
                 continue
             if share.reading or not share.verified:
                 continue
-            base = arrived[0][0] if arrived else -1
-            if share.next == base and share.waiting() is None and not are_gathered(arrived):
+            base = arrived[0][0] if arrived and go_as_they_came(arrived) else -1
+            if share.next == base and share.waiting() is None:
                 # no look at the TTL: they have just come
                 pieces = [
                     Piece(
