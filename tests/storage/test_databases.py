@@ -375,6 +375,42 @@ def test_a_trim_looks_at_any_number_of_batches(make: Make, monkeypatch: pytest.M
     storage.close()
 
 
+def test_of_a_turn_of_several_batches_a_trim_leaves_the_last(make: Make) -> None:
+    storage = make()
+    driver = Driver(storage)
+    driver.append_all([batch_of(b"%d" % number, b"x") for number in range(8)])
+    storage.trim(KEY, before=100)
+    assert driver.lookup(EARLIEST) == 14
+    assert sorted(payloads(storage)) == [14, 15]
+    storage.close()
+
+
+def test_what_a_killed_writer_left_is_synced_before_synced_readers_see_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make("os")
+    kind = type(storage._database)
+    order: list[str] = []
+    storage.close()
+
+    def noted(name: str) -> Callable[[Any], Any]:
+        real = getattr(kind, name)
+
+        def call(database: Any) -> Any:
+            order.append(name)
+            return real(database)
+
+        return call
+
+    for name in ("sync", "partitions"):
+        monkeypatch.setattr(kind, name, noted(name))
+    for mode, wanted in (("os", ["partitions"]), ("synced", ["sync", "partitions"])):
+        order.clear()
+        again = make(mode)
+        assert order == wanted
+        again.close()
+
+
 def test_damaged_batches_are_left_out_and_reported(
     make: Make, logged: list[Any], tmp_path: Path, variant: str
 ) -> None:
