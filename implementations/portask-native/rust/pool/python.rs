@@ -26,7 +26,7 @@ impl Block {
     /// `view` is a buffer to fill, as Python promises.
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: i32) -> PyResult<()> {
         let slot = &slf.get().slot;
-        let (memory, length) = (slot.memory().cast(), slot.len() as isize);
+        let (memory, length) = (slot.memory().cast(), slot.size() as isize);
         // SAFETY: Python's promise; the memory is as long, and lives as long as the object that the buffer
         // holds.
         if unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), memory, length, 0, flags) } < 0 {
@@ -104,7 +104,7 @@ impl SlabPool {
             if self.checked {
                 // SAFETY: it is free.
                 if !unsafe { free.block.get().slot.is_poisoned() } {
-                    let length = free.block.get().slot.len();
+                    let length = free.block.get().slot.size();
                     return Err(PoolError::new_err(format!(
                         "a buffer of {length} bytes was written into after it was given back"
                     )));
@@ -121,7 +121,7 @@ impl SlabPool {
     }
 
     fn put_back(&mut self, py: Python<'_>, buffer: Buffer) -> PyResult<()> {
-        let length = buffer.block.get().slot.len();
+        let length = buffer.block.get().slot.size();
         *(if buffer.kept { &mut self.lent_bytes } else { &mut self.loose_bytes }) -= length;
         if self.checked {
             buffer.view.bind(py).call_method0(pyo3::intern!(py, "release"))?;
@@ -176,7 +176,7 @@ impl SlabPool {
         }
         let found = self.found(py, size as usize)?;
         self.taken += 1;
-        let length = found.block.get().slot.len();
+        let length = found.block.get().slot.size();
         *(if found.kept { &mut self.lent_bytes } else { &mut self.loose_bytes }) += length;
         let view = found.view.bind(py).clone();
         self.lent.insert(view.as_ptr() as usize, found);

@@ -71,7 +71,7 @@ impl Slot {
     }
 
     /// Bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.len
     }
 
@@ -167,7 +167,7 @@ mod tests {
             for class in classes {
                 let before = slabs.bytes();
                 if let Some(slot) = slabs.cut(class) {
-                    prop_assert_eq!(slot.len(), 1 << class);
+                    prop_assert_eq!(slot.size(), 1 << class);
                     prop_assert_eq!(slot.memory() as usize % SMALLEST, 0);
                     slots.push(slot);
                 } else {
@@ -179,11 +179,11 @@ mod tests {
             drop(slabs); // buffers outlive the pool
             for (mark, slot) in slots.iter().enumerate() {
                 // SAFETY: this test has them all.
-                unsafe { slot.memory().write_bytes(mark as u8, slot.len()) };
+                unsafe { slot.memory().write_bytes(mark as u8, slot.size()) };
             }
             for (mark, slot) in slots.iter().enumerate() {
                 // SAFETY: as above.
-                let bytes = unsafe { std::slice::from_raw_parts(slot.memory(), slot.len()) };
+                let bytes = unsafe { std::slice::from_raw_parts(slot.memory(), slot.size()) };
                 prop_assert!(bytes.iter().all(|byte| *byte == mark as u8));
             }
         }
