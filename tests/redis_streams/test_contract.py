@@ -20,6 +20,7 @@ from portask.messages import RecordBatch, TopicPartition
 from portask.wire import batches, sequences
 from portask_lab.conformance import Check, NotApplicable, checks
 from portask_lab.conformance.storage_support import BASE, KEY, batch_of, records
+from portask_variants.storage.redis_streams import transactions
 from tests.redis_streams.conftest import REDIS, Make, Place, on_redis
 
 SUITE = checks("storage")
@@ -236,6 +237,102 @@ def test_a_write_that_was_given_up_is_not_stored_behind_later_ones(valkey: Place
     (reply,) = lanes.call(real.run(lane, commands, 3.0))
     assert "comes too late" in str(reply)
     assert [m.payload for _, m in driver.messages()] == [b"0", b"1"]
+
+
+# ── large writes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def large(name: bytes) -> RecordBatch:
+    return batch_of(name, bytes(transactions.LARGE))
+
+
+def transactions_of(driver: Any) -> int:
+    """Transactions that were asked for since the last call."""
+    found: Any = driver.storage._lanes._large
+    if found is None:
+        return 0
+    if not hasattr(found, "count"):
+        found.count, run = 0, found.run
+
+        async def counting(writes: Any, within: float) -> Any:
+            found.count += 1
+            return await run(writes, within)
+
+        found.run = counting
+    count, found.count = found.count, 0
+    return int(count)
+
+
+def test_large_writes_go_by_transactions_on_one_server_and_by_the_script_on_a_cluster(
+    place: Place, make: Make
+) -> None:
+    driver = make(place)
+    transactions_of(driver)
+    driver.append(batch_of(b"small"))
+    assert transactions_of(driver) == 0
+    for number in range(5):
+        assert driver.append(large(b"%d" % number)) == 1 + 2 * number
+        assert driver.append(batch_of(b"x", b"y"), key=TopicPartition("other", 0)) == 2 * number
+    assert transactions_of(driver) == (0 if place.kind == "cluster" else 5)
+    assert driver.append(numbered(1, b"numbered", bytes(transactions.LARGE))) == 11
+    assert transactions_of(driver) == 0, "the script looks at numbers"
+    driver.storage.trim(KEY, before=4)
+    assert driver.append(large(b"after a trim")) == 13
+    assert driver.storage.size(KEY) > 3 * transactions.LARGE
+    assert [m.payload for _, m in driver.messages(9)][:1] == [b"4"]
+
+
+def test_large_writes_of_several_brokers_do_not_overlap(valkey: Place, make: Make) -> None:
+    drivers = [make(valkey, prefix="large") for _ in range(3)]
+
+    def work(number: int) -> None:
+        for turn in range(30):
+            name = b"%d:%d" % (number, turn)
+            drivers[number].append_all([large(name), batch_of(name + b" small"), large(name + b" again")])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = drivers[0].messages()
+    assert [offset for offset, _ in found] == list(range(3 * 30 * 5))
+    names = [message.payload for _, message in found if len(message.payload) < 100]
+    for number in range(3):
+        mine = [name for name in names if name.startswith(b"%d:" % number)]
+        due = [b"%d:%d" % (number, turn) + rest for turn in range(30) for rest in (b"", b" small", b" again")]
+        assert mine == due
+
+
+def test_a_large_write_whose_reply_is_lost_is_stored_once(valkey: Place, make: Make) -> None:
+    driver = make(valkey, attempt_s=1.0)
+    driver.append(large(b"0"))
+    found: Any = driver.storage._lanes._large
+    lost = 0
+
+    for number in range(1, 12):
+        wire = found._wire
+        if wire is not None and number % 3 == 0:
+            lost += 1
+            real = wire.run
+
+            async def losing(commands: Any, real: Any = real) -> Any:
+                await real(commands)
+                raise ConnectionResetError("the reply got lost")
+
+            wire.run = losing
+        assert driver.append(large(b"%d" % number)) == 2 * number
+    assert lost == 3
+    names = [m.payload for _, m in driver.messages() if len(m.payload) < 100]
+    assert names == [b"%d" % number for number in range(12)]
+
+
+def test_a_large_write_keeps_time_in_order(valkey: Place, make: Make) -> None:
+    ahead, behind = make(valkey, prefix="late"), make(valkey, prefix="late")
+    ahead.append(large(b"0"), BASE + 1000)
+    behind.append(large(b"1"), BASE)
+    assert [batches.peek(data)[1] for data in ahead.read(0)] == [BASE + 1000, BASE + 1000]
+    assert records(ahead.read(2))[0][0] == 2
 
 
 # ── producers ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ from portask.messages import TopicPartition
 from portask.wire import batches
 from portask_lab.conformance.storage_support import BASE, KEY, batch_of
 from portask_variants.storage.redis_streams.commands import COMMANDS, CONNECTING, SCRIPTED
+from portask_variants.storage.redis_streams.transactions import LARGE
 from tests.redis_streams.conftest import Make, Place, place_of, until
 
 _TAG = re.compile(r"\{([^}]+)\}")
@@ -44,7 +45,8 @@ def keys_of(words: tuple[Any, ...]) -> list[str]:
     if name == "XREAD":
         at = [text(word).upper() for word in words].index("STREAMS") + 1
         return [text(key) for key in words[at : at + (len(words) - at) // 2]]
-    return [] if name in {"WAIT", "INFO", "CONFIG GET", "PING"} | CONNECTING else [text(words[1])]
+    keyless = {"WAIT", "INFO", "CONFIG GET", "PING", "MULTI", "EXEC", "UNWATCH"}
+    return [] if name in keyless | CONNECTING else [text(words[1])]
 
 
 @contextmanager
@@ -92,11 +94,13 @@ def monitored(port: int) -> Iterator[list[tuple[str, list[str]]]]:
 def use_everything(place: Place, make: Make) -> None:
     """Every call that a storage has, with every kind of argument."""
     prefix = secrets.token_hex(4)
-    driver = make(place, prefix=prefix, health_s=0.001)
+    driver = make(place, prefix=prefix, health_s=1.0)
     other = TopicPartition("other", 3)
     for number in range(5):
         driver.append(batch_of(b"%d" % number), BASE + number * 1000)
         driver.append(batch_of(b"a", b"b"), key=other)
+    driver.append(batch_of(bytes(LARGE)), key=other)
+    driver.append(batch_of(bytes(LARGE)), key=KEY)
     for sequence in (1, 2, 2, 9):
         data = batches.numbered(bytes(batch_of(b"x").data), 5, 0, sequence)
         try:

@@ -16,6 +16,12 @@ COMMANDS = frozenset(
         "HMGET",
         "HGETALL",
         "HDEL",
+        "HSET",
+        "SET",
+        "MULTI",  # large writes to one server; never around a blocking read
+        "EXEC",
+        "WATCH",
+        "UNWATCH",
         "WAIT",  # where wait_replicas asks for it
         "INFO",
         "CONFIG GET",

@@ -33,8 +33,9 @@ from portask.messages import TopicPartition
 from portask.storage.gathering import packer
 from portask_variants.storage.redis_streams.failures import NotReplicated, explain, is_passing
 from portask_variants.storage.redis_streams.lines import Append, Line, Write
-from portask_variants.storage.redis_streams.link import Link
+from portask_variants.storage.redis_streams.link import Link, ServerLink
 from portask_variants.storage.redis_streams.outcomes import Ask, Call, Completions
+from portask_variants.storage.redis_streams.transactions import Transactions
 
 log = structlog.get_logger("portask.storage")
 
@@ -92,6 +93,7 @@ class Lanes:
         self._finish = packer(compression, lambda: self.load) if compression is not None else None
         self.on_stored: Callable[[TopicPartition, int, int], None] = lambda *_: None
         self._link: Link
+        self._large: Transactions | None = None
         self._prepare: Callable[[Sequence[Line]], Coroutine[Any, Any, None]]
         self._handed: deque[Ask | tuple[Line, list[Append]]] = deque()
         self._signalled = False
@@ -143,6 +145,7 @@ class Lanes:
         """Work may flow; ``prepare`` is awaited with lines before they are written."""
         self._link = link
         self._prepare = prepare
+        self._large = Transactions(link) if isinstance(link, ServerLink) else None
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs ``work`` beside everything else, until the end."""
@@ -207,22 +210,38 @@ class Lanes:
                     break
         return writes
 
-    async def _send(self, lane: str, writes: list[Write]) -> bool:
-        """One attempt; what failed is ready again. Whether all failed."""
+    async def _exchange(self, lane: str, writes: list[Write], within: float) -> list[Any]:
+        """A reply or an exception for each write: large ones by a transaction if that can be, others by the script."""
         replicas = self._settings.replicas
-        within = max(0.001, min(write.deadline for write in writes) - self.loop.time())
-        replies: list[Any]
-        try:
-            await self._prepare([write.line for write in writes])
-            after = (
-                ("WAIT", replicas, max(1, int(min(within, self._settings.attempt) * 500))) if replicas else ()
-            )
-            replies = await self._link.run(lane, [write.command for write in writes], within, after)
+        found: dict[Write, Any] = {}
+        large = self._large
+        if large is not None and not replicas:
+            fitting = [write for write in writes if large.fits(write)]
+            if fitting:
+                answers = await large.run(fitting, within)
+                found = {write: answer for write, answer in zip(fitting, answers, strict=True) if answer}
+        rest = [write for write in writes if write not in found]
+        if rest:
+            if large is not None:
+                large.touched([write.line for write in rest])
+            patience = max(1, int(min(within, self._settings.attempt) * 500))
+            after = ("WAIT", replicas, patience) if replicas else ()
+            replies = await self._link.run(lane, [write.script() for write in rest], within, after)
             if replicas:
                 have = replies.pop()
                 if isinstance(have, Exception) or have < replicas:
                     text = f"{have} of {replicas} replicas have what was written"
                     replies = [NotReplicated(text) if isinstance(each, list) else each for each in replies]
+            found.update(zip(rest, replies, strict=True))
+        return [found[write] for write in writes]
+
+    async def _send(self, lane: str, writes: list[Write]) -> bool:
+        """One attempt; what failed is ready again. Whether all failed."""
+        within = max(0.001, min(write.deadline for write in writes) - self.loop.time())
+        replies: list[Any]
+        try:
+            await self._prepare([write.line for write in writes])
+            replies = await self._exchange(lane, writes, within)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
             replies = [error] * len(writes)
         failed = 0
@@ -360,6 +379,8 @@ class Lanes:
                 self.completions.put(ask.fail(gone))
         if hasattr(self, "_link"):
             await self._link.close()
+        if self._large is not None:
+            await self._large.close()
 
 
 def _delay(failures: int) -> float:

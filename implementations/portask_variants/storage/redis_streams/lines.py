@@ -24,6 +24,8 @@ Append = tuple[bytes, int, int, int, bytes, Appended]
 """The batch, stamped with its place in the line and its append time; the place, records, the time; its producer's words
 for the script, or nothing; whom to tell."""
 
+Part = tuple[int, int, int, bytes, bytes]
+"""A batch to be stored: records, append time, that of its newest record, its producer's words, its bytes."""
 REMEMBER_MS = 600_000
 """How long the server remembers a broker's last write to a partition: much longer than any retry."""
 ENTRY = 64 << 10
@@ -44,6 +46,7 @@ class Line:
         write: The one under way.
         not_before: When the write may be tried again.
         number: Of the last write.
+        slow: Writes that are still to go by the script, whatever their size.
         entry: Bytes that an entry has, about, as those that were read last.
     """
 
@@ -60,6 +63,7 @@ class Line:
         "queue",
         "settled",
         "size",
+        "slow",
         "waiting",
         "write",
     )
@@ -75,6 +79,7 @@ class Line:
         self.write: Write | None = None
         self.not_before = 0.0
         self.number = 0
+        self.slow = 0
         self.entry = ENTRY
 
     @property
@@ -108,9 +113,10 @@ class Write:
 
     Attributes:
         deadline: Loop time at which it is given up.
-        command: What is sent.
-        size: Bytes of batches as they are sent.
-        given: As they came.
+        parts: The batches that are to be stored.
+        numbered: Whether one of them carries its producer's numbers.
+        size: Bytes of them.
+        given: Bytes as they came.
         number: What the server knows it by.
         attempts: So far.
         reason: Why the last one failed that says more than that its time was over.
@@ -120,11 +126,12 @@ class Write:
         "_appends",
         "_ends",
         "attempts",
-        "command",
         "deadline",
         "given",
         "line",
         "number",
+        "numbered",
+        "parts",
         "reason",
         "size",
     )
@@ -143,23 +150,31 @@ class Write:
         parts: Sequence[Buffer] = [append[0] for append in appends]
         if len(parts) > 1:
             parts = gather(parts, target, COALESCE_WINDOW_US, finish)
-        keys = line.keys
-        words: list[Any] = ["EVAL", scripts.APPEND, 4, keys.log, keys.meta, keys.producers, keys.writer]
-        words += (line.number, REMEMBER_MS)
+        self.parts: list[Part] = []
+        self.numbered = False
         at = size = 0
-        times = (0, 0)
         for part in parts:
             place, time, count, _ = batches.peek(part)
             producer = appends[at][4]
+            self.numbered |= bool(producer)
             at += 1
             while at < len(appends) and appends[at][1] < place + count:
                 at += 1
             self._ends.append(at)
-            before, times = times, (time, appends[at - 1][3])
-            words += (count, *(times if times != before else (b"", b"")), producer, bytes(part))
+            self.parts.append((count, time, appends[at - 1][3], producer, bytes(part)))
             size += len(part)
-        self.command: Command = tuple(words)
         self.size = size
+
+    def script(self) -> Command:
+        """The call of the append script."""
+        keys = self.line.keys
+        words: list[Any] = ["EVAL", scripts.APPEND, 4, keys.log, keys.meta, keys.producers, keys.writer]
+        words += (self.number, REMEMBER_MS)
+        times = (0, 0)
+        for count, begun, newest, producer, data in self.parts:
+            before, times = times, (begun, newest)
+            words += (count, *(times if times != before else (b"", b"")), producer, data)
+        return tuple(words)
 
     def __len__(self) -> int:
         """Appends in it."""

@@ -181,6 +181,45 @@ class Attempts:
             await asyncio.wait(self._under_way, timeout=0.1)
 
 
+class Wire:
+    """One connection for its own, for commands that mean something to each other.
+
+    Its socket has no time of its own, which would cost more a reply than all the rest: who gives a `run` up has to
+    `close`.
+    """
+
+    def __init__(self, connection: Any, counters: Counters) -> None:
+        self._connection = connection
+        self._counters = counters
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Sends all of them; a reply or a ``ResponseError`` for each.
+
+        Raises:
+            Exception: redis-py's; the connection is gone, and nothing is known of any of them.
+        """
+        connection = self._connection
+        self._counters.pipelines += 1
+        self._counters.commands += len(commands)
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            replies: list[Any] = []
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response())
+                except exceptions.ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            self._counters.failures += 1
+            await connection.disconnect(nowait=True)
+            raise
+        return replies
+
+    async def close(self) -> None:
+        """Disconnects; a `run` that is under way fails."""
+        await self._connection.disconnect(nowait=True)
+
+
 class ServerLink(Attempts):
     """One server.
 
@@ -227,6 +266,13 @@ class ServerLink(Attempts):
             if after:
                 pipeline.execute_command(*after)
             return await pipeline.execute(raise_on_error=False)
+
+    async def wire(self) -> Wire:
+        """A connection for its own, which the caller closes."""
+        connection = self._client.connection_pool.make_connection()
+        await connection.connect()
+        connection.socket_timeout = None
+        return Wire(connection, self.counters)
 
     async def everywhere(self, *command: Any) -> dict[str, Any]:
         """See `Link.everywhere`."""

@@ -203,11 +203,12 @@ KEYS: stream, meta, producers, writer. ARGV: the call's number (of one writer, a
 each batch its records, append time, append time of its newest record (both empty where they are those before),
 ``id epoch first last checksum`` of its producer or nothing, and its bytes.
 
-Returns outcomes joined by spaces, the next offset, bytes stored, and the call's number. An outcome is a base
-offset; or ``D`` and a base offset for a retry of what is stored (``D`` alone: nobody remembers where); ``S``
-and the number that is next; ``F`` and the newest epoch; ``X`` for other records under numbers that were used;
-``!`` if the server has no room for this and the rest. A call that comes again with the number of the last one
-gets its answer again and appends nothing."""
+Returns outcomes joined by spaces, the next offset, bytes stored, and the call's number. An outcome is a base offset;
+or ``D`` and a base offset for a retry of what is stored (``D`` alone: nobody remembers where); ``S`` and the number
+that is next; ``F`` and the newest epoch; ``X`` for other records under numbers that were used; ``!`` if the server has
+no room for this and the rest. A call that comes again with the number of the last one gets its answer again and appends
+nothing.
+"""
 
 RESUME = (
     NUMBERS
