@@ -96,6 +96,7 @@ VARIANTS = (
         "portask_variants.storage.redis_streams:RedisStorage",
         "streams of a Redis, Valkey or Dragonfly server",
         needs=("redis=portask[redis]", "hiredis=portask[redis]"),
+        capabilities=frozenset({"server"}),
         sandbox="portask_lab.sandboxes:server",
     ),
     Entry(
@@ -104,6 +105,7 @@ VARIANTS = (
         "portask_variants.storage.redis_streams:RedisClusterStorage",
         "the same on a cluster",
         needs=("redis=portask[redis]", "hiredis=portask[redis]"),
+        capabilities=frozenset({"cluster"}),
         sandbox="portask_lab.sandboxes:cluster",
     ),
     Entry("workers", "threads", "portask_variants.workers.threads:ThreadWorkers", "a thread pool"),

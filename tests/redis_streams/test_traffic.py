@@ -18,6 +18,7 @@ from portask.errors import PortaskError, StorageError
 from portask.messages import TopicPartition
 from portask.wire import batches
 from portask_lab.conformance.storage_support import BASE, KEY, batch_of
+from portask_variants.storage.redis_streams import link
 from portask_variants.storage.redis_streams.commands import COMMANDS, CONNECTING, SCRIPTED
 from portask_variants.storage.redis_streams.transactions import LARGE
 from tests.redis_streams.conftest import Make, Place, place_of, until
@@ -51,7 +52,7 @@ def keys_of(words: tuple[Any, ...]) -> list[str]:
 
 @contextmanager
 def sent(patch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
-    """Every command that redis-py puts on a wire, wherever it comes from."""
+    """Every command that is put on a wire, by us or by redis-py."""
     recorded: list[tuple[Any, ...]] = []
     pack = connection.AbstractConnection.pack_command
 
@@ -59,8 +60,15 @@ def sent(patch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
         recorded.append(words)
         return pack(self, *words)
 
+    ours = link.pack_command
+
+    def record_ours(words: tuple[Any, ...]) -> bytes:
+        recorded.append(words)
+        return ours(words)
+
     with patch.context() as inside:
         inside.setattr(connection.AbstractConnection, "pack_command", record)
+        inside.setattr(link, "pack_command", record_ours)
         yield recorded
 
 
@@ -94,7 +102,7 @@ def monitored(port: int) -> Iterator[list[tuple[str, list[str]]]]:
 def use_everything(place: Place, make: Make) -> None:
     """Every call that a storage has, with every kind of argument."""
     prefix = secrets.token_hex(4)
-    driver = make(place, prefix=prefix, health_s=1.0)
+    driver = make(place, prefix=prefix)
     other = TopicPartition("other", 3)
     for number in range(5):
         driver.append(batch_of(b"%d" % number), BASE + number * 1000)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -20,6 +21,7 @@ from portask_lab.loadgen.processes import Child, free_port
 from portask_lab.peers import binary
 from portask_lab.workloads import NotForThis
 from portask_lab.workloads.storage.driving import options_for
+from portask_lab.workloads.storage.remote import check_promise, promise_of, server_for
 
 if TYPE_CHECKING:
     from portask.client import Client
@@ -72,19 +74,22 @@ class Portask:
         self.note = ""
         self._entry = entry
         self._folder = tempfile.TemporaryDirectory(prefix="portask-lab-")
+        self._server = ExitStack()
         self._client: Client | None = None
 
     def start(self) -> Child:
         """See `Store.start`."""
-        options = options_for(self._entry, self.durability, self._folder.name)
+        given = self._server.enter_context(server_for(self._entry, self.durability))
+        options = options_for(self._entry, self.durability, self._folder.name, **given)
         return broker.start("asyncio-streams", storage=self._entry.name, storage_options=options)
 
     async def connect(self, port: int) -> None:
         """See `Store.connect`."""
         self._client = await connect(f"portask://127.0.0.1:{port}", reconnect=False)
         promised = self._client.broker.durability
-        if promised != self.durability:
+        if promised != promise_of(self.durability):
             raise NotForThis(f"{self._entry.label} promises {promised}, this case is about {self.durability}")
+        check_promise(self.durability, self._client.broker.promise)
         await self._client.create_topic(NAME, 1)
 
     async def publish(self, payload: bytes) -> None:
@@ -108,12 +113,14 @@ class Portask:
         if self._client is not None:
             await self._client.close()
         self._folder.cleanup()
+        self._server.close()
 
 
 class _Valkey:
     """One stream, an append-only file."""
 
     durability: ClassVar[str]
+    server: ClassVar[str]
     note: ClassVar[str]
     fsync: ClassVar[str]
 
@@ -159,6 +166,7 @@ class ValkeyEverySecond(_Valkey):
     """``appendfsync everysec``."""
 
     durability = "os"
+    server = "server-everysec"
     fsync = "everysec"
     note = (
         "peer/valkey-aof-everysec: XADD, in pipelines where many are published at once; appendfsync everysec writes to "
@@ -170,6 +178,7 @@ class ValkeyAlways(_Valkey):
     """``appendfsync always``."""
 
     durability = "synced"
+    server = "server-always"
     fsync = "always"
     note = (
         "peer/valkey-aof-always: XADD, in pipelines where many are published at once; appendfsync always syncs before "

@@ -2,7 +2,8 @@
 
 Every case names its durability, and only storages that promise just that are measured in it: a variant that has modes
 is made in the mode of that name (``segment-log`` in all of them), any other takes part where its promise is the same.
-So ``os`` is never laid beside ``memory`` as if both had done the same work.
+So ``os`` is never laid beside ``memory`` as if both had done the same work. Storages on a server have cases of their
+own (`remote`), beside what redis-py does by itself.
 
 `storage.published` goes through a whole broker and Python clients; there other products stand beside it, each in a mode
 that its name states and that comes nearest to the case's. `storage.served` and `storage.backlog` go on to a consumer.
@@ -15,17 +16,31 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from portask.registry import Entry
 from portask_lab.peers import STORES
-from portask_lab.workloads import Metric, Params, Plan, Workload
+from portask_lab.workloads import Metric, Params, Plan, Workload, Yardstick
+from portask_lab.workloads.storage.remote import CASES as SERVERS
 
 PAYLOAD = 64
 
 _RATE = Metric("rate", "msg/s", "higher")
 _WAITED = (Metric("p50", "µs", "lower", 1), Metric("p99", "µs", "lower", 1))
 _ACKED = (_RATE, *_WAITED, Metric("grouped", "appends/sync", "none", 1))
+_DIRECT = Yardstick(
+    "ceiling",
+    Entry(
+        "storage",
+        "redis-py",
+        "portask_lab.workloads.storage.direct:Direct",
+        "redis-py by itself, the same batches in the same pipelines",
+        ("redis=portask[redis]", "hiredis=portask[redis]"),
+        requires="portask_lab.sandboxes:why_not",
+        sandbox="portask_lab.sandboxes:server",
+    ),
+)
 WORKLOADS: tuple[Workload, ...] = (
-    Workload("storage.append", "storage", "Append", "append", (_RATE,)),
-    Workload("storage.read", "storage", "Read", "read on", (_RATE,)),
+    Workload("storage.append", "storage", "Append", "append", (_RATE,), (_DIRECT,)),
+    Workload("storage.read", "storage", "Read", "read on", (_RATE,), (_DIRECT,)),
     Workload("storage.acks", "storage", "Acks", "producers that wait for their ack", _ACKED),
     Workload(
         "storage.recovery",
@@ -138,7 +153,37 @@ def _acks(quick: tuple[Params, ...], full: tuple[Params, ...], applies: str) -> 
     )
 
 
+def _on_servers(applies: str, quick: tuple[Params, ...]) -> tuple[Plan, ...]:
+    """Storages that keep records on a server, in each durability that it may have."""
+    common: dict[str, Any] = {"controlled": False, "applies": applies}
+    published = _each(SERVERS, *_published((1, 1), (100, 1), (4, 250)))
+    return (
+        Plan(
+            "storage",
+            "storage.append",
+            ("tiny",),
+            quick,
+            _each(SERVERS, *_MORE_APPENDS),
+            seconds=(0.2, 1.0),
+            **common,
+        ),
+        Plan("storage", "storage.read", ("tiny",), (), _each(SERVERS[:1], *_READS), **common),
+        Plan(
+            "storage",
+            "storage.acks",
+            ("tiny",),
+            (),
+            _each(SERVERS, *_MORE_ACKS),
+            seconds=(0.15, 1.5),
+            **common,
+        ),
+        Plan("storage", "storage.published", quick=(), full=published, seconds=(0.4, 3.0), **common),
+    )
+
+
 PLANS: tuple[Plan, ...] = (
+    *_on_servers("server", _each(SERVERS[:1], _APPENDS[2])),
+    *_on_servers("cluster", ()),
     *_flat_out(("memory",), ""),
     *_flat_out(("os",), "durable"),
     Plan(  # quick has the pipelined acks instead: a sample here must last many syncs to be worth anything

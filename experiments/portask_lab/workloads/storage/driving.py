@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from portask.errors import PortaskError
 from portask.messages import Buffer, TopicPartition
 from portask.registry import Entry
 from portask_lab.workloads import NotForThis, WrongResult
+from portask_lab.workloads.storage.remote import check_promise, promise_of, server_for
 
 PATIENCE = 10.0
 """Seconds that a storage may take for what is under way before it counts as hung."""
@@ -35,7 +37,7 @@ class Driven:
 
     Args:
         entry: The variant.
-        durability: Value of `portask.contracts.Durability`.
+        durability: Value of `portask.contracts.Durability`, or one of `remote.CASES`, for which a server is started.
         folder: Where its files are; by default a temporary one, which must not be in RAM if they are to be synced.
 
     Raises:
@@ -48,8 +50,8 @@ class Driven:
     ) -> None:
         self._own: tempfile.TemporaryDirectory[str] | None = None
         self.storage: Any = None
-        if entry.sandbox:  # it would have to be connected before it could say so
-            raise NotForThis(f"{entry.label} promises what its server does, this case is about {durability}")
+        self._server = ExitStack()
+        options |= self._server.enter_context(server_for(entry, durability))
         if folder is None and "path" in variant_options(entry)[0]:
             self._own = tempfile.TemporaryDirectory(prefix="portask-lab-")
             folder = self._own.name
@@ -59,8 +61,9 @@ class Driven:
                 _on_a_device(Path(self._own.name))
             self.storage = entry.make(**given)
             promised = self.storage.durability.value
-            if promised != durability:
+            if promised != promise_of(durability):
                 raise NotForThis(f"{entry.label} promises {promised}, this case is about {durability}")
+            check_promise(durability, getattr(self.storage, "promise", ""))
         except BaseException:
             self.close()
             raise
@@ -140,11 +143,12 @@ class Driven:
         return sum(512 * path.stat().st_blocks for path in Path(self._own.name).rglob("*") if path.is_file())
 
     def close(self) -> None:
-        """Closes the storage and removes its temporary folder. Idempotent."""
+        """Closes the storage, and removes its temporary folder. Idempotent."""
         if isinstance(self.storage, Closeable):
             self.storage.close()
         if self._own is not None:
             self._own.cleanup()
+        self._server.close()
 
     def _take(self) -> None:
         self._woken.clear()  # first: what completes from here on notifies again

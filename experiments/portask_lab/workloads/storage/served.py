@@ -15,6 +15,7 @@ from portask_lab.peers.durable import NAME, Portask
 from portask_lab.workloads import Measurement, Params, WrongResult
 from portask_lab.workloads.network.latency import saturate
 from portask_lab.workloads.storage.driving import options_for
+from portask_lab.workloads.storage.remote import server_for
 
 if TYPE_CHECKING:
     from portask.client import Client
@@ -46,8 +47,11 @@ class Served:
 
     def measure(self, seconds: float) -> Measurement:
         """One closed-loop run of so many seconds, warm-up included."""
-        with tempfile.TemporaryDirectory(prefix="portask-lab-") as folder:
-            options = options_for(self.entry, self.durability, folder)
+        with (
+            tempfile.TemporaryDirectory(prefix="portask-lab-") as folder,
+            server_for(self.entry, self.durability) as given,
+        ):
+            options = options_for(self.entry, self.durability, folder, **given)
             with broker.start("asyncio-streams", storage=self.entry.name, storage_options=options) as child:
                 in_flight = max(4, _IN_FLIGHT // self.batch)
                 found = saturate(child, self.size, self.batch, in_flight, seconds, self.seed)

@@ -20,8 +20,7 @@ import asyncio
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -45,6 +44,7 @@ _MOST_ASKS = 64
 """Requests in one pipeline."""
 _MOST_LINES = 256
 """Writes in one pipeline."""
+_NEVER = StorageError("there was room")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -95,7 +95,7 @@ class Lanes:
         self._link: Link
         self._large: Transactions | None = None
         self._prepare: Callable[[Sequence[Line]], Coroutine[Any, Any, None]]
-        self._handed: deque[Ask | tuple[Line, list[Append]]] = deque()
+        self._handed: deque[Ask | tuple[Line, list[Append], int]] = deque()
         self._signalled = False
         self._ready: dict[Line, None] = {}
         self._writing: set[str] = set()
@@ -125,7 +125,7 @@ class Lanes:
         """Runs ``work`` on the loop; does not wait for it."""
         self.loop.call_soon_threadsafe(self.spawn, work)
 
-    def submit(self, work: Ask | tuple[Line, list[Append]]) -> None:
+    def submit(self, work: Ask | tuple[Line, list[Append], int]) -> None:
         """Hands over a request, or appends to one partition. Costs a wake-up of the loop, one for all of a turn."""
         self._handed.append(work)
         if not self._signalled:
@@ -164,8 +164,8 @@ class Lanes:
                 work.deadline = deadline
                 self._ask(work)
             else:
-                line, appends = work
-                line.queue.extend((append, deadline) for append in appends)
+                line, appends, size = work
+                line.queue.append((appends, size, deadline))
                 self._ready[line] = None
         self._kick()
 
@@ -270,21 +270,21 @@ class Lanes:
                 self.expired += again
                 waited = self._settings.timeout if again else None
                 error = explain(write.reason if again else reply, self._settings.server, waited)
-                self._finished(line, write, write.failure(error))
+                self._finished(line, write, (write.fail, error))
         else:
             outcomes, following, size, _ = (word.decode() for word in reply)
-            full = explain(Exception("OOM"), self._settings.server)
-            calls = write.outcome(outcomes.split(), full)
+            full = explain(Exception("OOM"), self._settings.server) if "!" in outcomes else _NEVER
             self.on_stored(line.key, int(following), int(size))
-            self._finished(line, write, chain(((_stored, line, int(following), int(size)),), calls))
+            stored = (_stored, line, int(following), int(size))
+            self._finished(line, write, stored, (write.tell, outcomes.split(), full))
         if line.busy:
             self._ready[line] = None
         return again
 
-    def _finished(self, line: Line, write: Write, calls: Iterator[Call]) -> None:
+    def _finished(self, line: Line, write: Write, *calls: Call) -> None:
         line.write = None
         line.not_before = 0.0
-        self.completions.put(chain(calls, ((self._settled, line, len(write), write.given),)))
+        self.completions.put([*calls, (self._settled, line, len(write), write.given)])
 
     async def _pause(self, failures: int, deadline: float) -> None:
         await asyncio.sleep(min(_delay(failures), max(0.0, deadline - self.loop.time())))
@@ -373,7 +373,7 @@ class Lanes:
         for line in self._ready:
             while line.busy:
                 write = line.next_write(1 << 62, 0, None)
-                self._finished(line, write, write.failure(gone))
+                self._finished(line, write, (write.fail, gone))
         for queue in self._asks.values():
             for ask in queue:
                 self.completions.put(ask.fail(gone))

@@ -7,7 +7,7 @@ answered, so it may be sent any number of times and is stored once (`scripts.APP
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from portask.contracts import COALESCE_WINDOW_US, Appended
@@ -18,12 +18,13 @@ from portask.wire import batches
 from portask_variants.storage.redis_streams import scripts
 from portask_variants.storage.redis_streams.keys import PartitionKeys
 from portask_variants.storage.redis_streams.link import Command
-from portask_variants.storage.redis_streams.outcomes import Call
 
 Append = tuple[bytes, int, int, int, bytes, Appended]
 """The batch, stamped with its place in the line and its append time; the place, records, the time; its producer's words
 for the script, or nothing; whom to tell."""
 
+Chunk = tuple[list[Append], int, float]
+"""Appends of one turn, their bytes, and the loop time when they are given up."""
 Part = tuple[int, int, int, bytes, bytes]
 """A batch to be stored: records, append time, that of its newest record, its producer's words, its bytes."""
 REMEMBER_MS = 600_000
@@ -36,13 +37,13 @@ class Line:
     """What this broker has of one partition. The upper half is the broker's thread's, the lower half the loop's.
 
     Attributes:
-        pending: Appends since the last commit.
+        pending: Appends since the last commit, and their bytes.
         place: Records that were ever appended here: numbers what is under way, whatever its offsets will be.
         waiting: Appends that were not called back; ``settled``: those that were.
         first: The oldest offset, as far as is known here; likewise the next two.
         next: The next one.
         size: Bytes stored.
-        queue: Appends that no write has yet, with the time when they are given up.
+        queue: Appends that no write has yet.
         write: The one under way.
         not_before: When the write may be tried again.
         number: Of the last write.
@@ -59,6 +60,7 @@ class Line:
         "not_before",
         "number",
         "pending",
+        "pending_bytes",
         "place",
         "queue",
         "settled",
@@ -72,10 +74,11 @@ class Line:
         self.key = key
         self.keys = keys
         self.pending: list[Append] = []
+        self.pending_bytes = 0
         self.place = 0
         self.waiting = self.settled = 0
         self.first = self.next = self.size = 0
-        self.queue: deque[tuple[Append, float]] = deque()
+        self.queue: deque[Chunk] = deque()
         self.write: Write | None = None
         self.not_before = 0.0
         self.number = 0
@@ -97,14 +100,13 @@ class Line:
         """
         if self.write is None:
             queue = self.queue
-            appends: list[Append] = []
-            deadline = queue[0][1]
-            while queue and most > 0:
-                append, _ = queue.popleft()
-                appends.append(append)
-                most -= len(append[0])
+            appends, size, deadline = queue.popleft()
+            while queue and size + queue[0][1] <= most:
+                more, added, _ = queue.popleft()
+                appends += more
+                size += added
             self.number += 1
-            self.write = Write(self, appends, deadline, target, finish)
+            self.write = Write(self, appends, size, deadline, target=target, finish=finish)
         return self.write
 
 
@@ -137,7 +139,14 @@ class Write:
     )
 
     def __init__(
-        self, line: Line, appends: list[Append], deadline: float, target: int, finish: Finish | None
+        self,
+        line: Line,
+        appends: list[Append],
+        size: int,
+        deadline: float,
+        *,
+        target: int,
+        finish: Finish | None,
     ) -> None:
         self.line = line
         self.deadline = deadline
@@ -146,7 +155,7 @@ class Write:
         self.reason: Exception | None = None
         self._appends = appends
         self._ends: list[int] = []
-        self.given = sum(len(append[0]) for append in appends)
+        self.given = size
         parts: Sequence[Buffer] = [append[0] for append in appends]
         if len(parts) > 1:
             parts = gather(parts, target, COALESCE_WINDOW_US, finish)
@@ -154,14 +163,12 @@ class Write:
         self.numbered = False
         at = size = 0
         for part in parts:
-            place, time, count, _ = batches.peek(part)
-            producer = appends[at][4]
-            self.numbered |= bool(producer)
-            at += 1
-            while at < len(appends) and appends[at][1] < place + count:
-                at += 1
+            _, time, count, _ = batches.peek(part)
+            first = appends[at]
+            at += 1 if first[2] == count else count  # only single records are joined
+            self.numbered |= bool(first[4])
             self._ends.append(at)
-            self.parts.append((count, time, appends[at - 1][3], producer, bytes(part)))
+            self.parts.append((count, time, appends[at - 1][3], first[4], bytes(part)))
             size += len(part)
         self.size = size
 
@@ -180,26 +187,33 @@ class Write:
         """Appends in it."""
         return len(self._appends)
 
-    def outcome(self, outcomes: Sequence[str], full: PortaskError) -> Iterator[Call]:
-        """Calls back with what the script said of each batch; ``full`` is for those that found no room."""
+    def tell(self, outcomes: Sequence[str], full: PortaskError) -> None:
+        """Calls back with what the server said of each batch; ``full`` is for those that found no room."""
         begin = 0
-        error: PortaskError | None = None
+        failure: BaseException | None = None
         for number, end in enumerate(self._ends):
             outcome = outcomes[min(number, len(outcomes) - 1)]
+            error: PortaskError | None = None
             base = -1
             if outcome[0].isdigit():
-                base, error = int(outcome), None
+                base = int(outcome)
             else:
                 error = full if outcome == "!" else self._refusal(outcome, self._appends[begin])
-            first = self._appends[begin][1]
             for append in self._appends[begin:end]:
-                yield append[5], base + append[1] - first if error is None else -1, error
+                try:
+                    append[5](base, error)
+                except Exception as reason:  # noqa: BLE001 - raised once all others were told
+                    failure = failure or reason
+                if error is None:
+                    base += append[2]
             begin = end
+        if failure is not None:
+            raise failure
 
-    def failure(self, error: PortaskError) -> Iterator[Call]:
+    def fail(self, error: PortaskError) -> None:
         """Calls back with one error for all."""
-        for append in self._appends:
-            yield append[5], -1, error
+        self._ends = [len(self._appends)]
+        self.tell(["!"], error)
 
     def _refusal(self, outcome: str, append: Append) -> PortaskError:
         kind, number = outcome[0], outcome[1:]

@@ -5,7 +5,7 @@ because Dragonfly answers XREAD in a shape of its own under RESP3. Blocking read
 
 Nothing here is ever cancelled, but at the very end: redis-py puts a connection whose handshake was cancelled back into
 its pool, with replies in it that nobody read, and the next one who uses it gets them for its own. Who waits no longer
-(`Attempts.bounded`) leaves; the attempt goes on until the socket's own time is over, and is forgotten.
+(`Attempts.bounded`) leaves, and the attempt ends with its connection, or when the socket's own time is over.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 import redis.asyncio as redis_py
+from hiredis import pack_command
 from redis import exceptions
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
@@ -44,7 +45,7 @@ class Counters:
         waits: How often all were in use.
         pipelines: Sent.
         commands: In them.
-        failures: Pipelines that did not come back whole.
+        failures: Pipelines that did not come back.
     """
 
     __slots__ = ("commands", "connections", "failures", "in_use", "peak", "pipelines", "waits")
@@ -101,7 +102,7 @@ class Link(Protocol):
         ...
 
 
-def _arguments(login: Login, attempt: float, health: float, *, tls: bool) -> dict[str, Any]:
+def _arguments(login: Login, attempt: float, *, tls: bool) -> dict[str, Any]:
     return {
         **login.arguments(tls=tls),
         "protocol": 2,
@@ -109,7 +110,6 @@ def _arguments(login: Login, attempt: float, health: float, *, tls: bool) -> dic
         "socket_timeout": attempt,
         "socket_connect_timeout": attempt,
         "socket_keepalive": True,
-        "health_check_interval": health,
         "retry": Retry(NoBackoff(), 0),
     }
 
@@ -127,10 +127,9 @@ def _taken_raw(client: Any) -> Any:
 class _Turn:
     """A place among the connections, counted."""
 
-    def __init__(self, free: asyncio.Semaphore, counters: Counters, commands: int) -> None:
+    def __init__(self, free: asyncio.Semaphore, counters: Counters) -> None:
         self._free = free
         self._counters = counters
-        self._commands = commands
 
     async def __aenter__(self) -> None:
         counters = self._counters
@@ -138,12 +137,9 @@ class _Turn:
         await self._free.acquire()
         counters.in_use += 1
         counters.peak = max(counters.peak, counters.in_use)
-        counters.pipelines += 1
-        counters.commands += self._commands
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._counters.in_use -= 1
-        self._counters.failures += kind is not None
         self._free.release()
 
 
@@ -182,7 +178,7 @@ class Attempts:
 
 
 class Wire:
-    """One connection for its own, for commands that mean something to each other.
+    """One connection of redis-py's, driven by hand: its commands and replies are a third of what its pipelines cost.
 
     Its socket has no time of its own, which would cost more a reply than all the rest: who gives a `run` up has to
     `close`.
@@ -199,19 +195,24 @@ class Wire:
             Exception: redis-py's; the connection is gone, and nothing is known of any of them.
         """
         connection = self._connection
-        self._counters.pipelines += 1
-        self._counters.commands += len(commands)
+        if not connection.is_connected:  # else it would be made anew, without what a transaction watches
+            raise exceptions.ConnectionError("the connection was closed")
+        counters = self._counters
+        counters.pipelines += 1
+        counters.commands += len(commands)
+        replies: list[Any] = []
+        read = connection.read_response
         try:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            replies: list[Any] = []
+            packed = b"".join(map(pack_command, commands))
+            await connection.send_packed_command(packed, check_health=False)
             for _ in commands:
                 try:
-                    replies.append(await connection.read_response())
+                    replies.append(await read())
                 except exceptions.ResponseError as error:
                     replies.append(error)
         except BaseException:
-            self._counters.failures += 1
-            await connection.disconnect(nowait=True)
+            counters.failures += 1
+            await self.close()
             raise
         return replies
 
@@ -226,25 +227,23 @@ class ServerLink(Attempts):
     Args:
         place: Where.
         login: As whom.
-        connections: Most for pipelines; blocking reads have their own.
+        connections: Most for pipelines; blocking reads and transactions have their own.
         attempt: Seconds that one attempt may take.
-        health: Seconds of idleness after which a connection is asked whether it is alive before it is used.
     """
 
-    def __init__(
-        self, place: Place, login: Login, *, connections: int, attempt: float, health: float
-    ) -> None:
+    def __init__(self, place: Place, login: Login, *, connections: int, attempt: float) -> None:
         super().__init__()
         self.counters = Counters(connections)
         self._name = str(place)
         self._attempt = attempt
         self._free = asyncio.Semaphore(connections)
-        arguments = _arguments(login, attempt, health, tls=place.tls) | {"db": place.database}
+        self._idle: list[Wire] = []
+        arguments = _arguments(login, attempt, tls=place.tls) | {"db": place.database}
         if place.path:
             arguments["unix_socket_path"] = place.path
         else:
             arguments |= {"host": place.host, "port": place.port}
-        self._client = _taken_raw(redis_py.Redis(**arguments, max_connections=connections))
+        self._client = redis_py.Redis(**arguments)
         self._blocking = _taken_raw(redis_py.Redis(**_patient(arguments), max_connections=2))
 
     def lane(self, key: bytes) -> str:
@@ -255,21 +254,28 @@ class ServerLink(Attempts):
         self, lane: str, commands: Sequence[Command], within: float, after: Command = ()
     ) -> list[Any]:
         """See `Link.run`."""
-        replies: list[Any] = await self.bounded(self._run(commands, after), min(within, self._attempt))
+        used: list[Wire] = []
+        work = self._run([*commands, after] if after else commands, used)
+        try:
+            replies: list[Any] = await self.bounded(work, min(within, self._attempt))
+        except TimeoutError:
+            for wire in used:
+                await wire.close()
+            raise
         return replies
 
-    async def _run(self, commands: Sequence[Command], after: Command) -> Any:
-        async with _Turn(self._free, self.counters, len(commands)):
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            if after:
-                pipeline.execute_command(*after)
-            return await pipeline.execute(raise_on_error=False)
+    async def _run(self, commands: Sequence[Command], used: list[Wire]) -> Any:
+        async with _Turn(self._free, self.counters):
+            wire = self._idle.pop() if self._idle else await self.wire()
+            used.append(wire)
+            replies = await wire.run(commands)
+            self._idle.append(wire)
+            return replies
 
     async def wire(self) -> Wire:
         """A connection for its own, which the caller closes."""
-        connection = self._client.connection_pool.make_connection()
+        pool: Any = self._client.connection_pool
+        connection = pool.make_connection()
         await connection.connect()
         connection.socket_timeout = None
         return Wire(connection, self.counters)
@@ -285,6 +291,8 @@ class ServerLink(Attempts):
     async def close(self) -> None:
         """See `Link.close`."""
         await self.end()
+        while self._idle:
+            await self._idle.pop().close()
         await self._client.aclose()
         await self._blocking.aclose()
 
@@ -297,19 +305,16 @@ class ClusterLink(Attempts):
         login: As whom, everywhere.
         connections: Most for pipelines, a node; blocking reads have their own.
         attempt: Seconds that one attempt may take.
-        health: See `ServerLink`.
     """
 
-    def __init__(
-        self, places: Sequence[Place], login: Login, *, connections: int, attempt: float, health: float
-    ) -> None:
+    def __init__(self, places: Sequence[Place], login: Login, *, connections: int, attempt: float) -> None:
         super().__init__()
         self.counters = Counters(connections)
         self._attempt = attempt
         self._connections = connections
         self._free: dict[str, asyncio.Semaphore] = {}
         self._stale = False
-        arguments = _arguments(login, attempt, health, tls=places[0].tls) | {"require_full_coverage": False}
+        arguments = _arguments(login, attempt, tls=places[0].tls) | {"require_full_coverage": False}
         self._cluster = self._made(places, arguments, connections)
         self._blocking = self._made(places, _patient(arguments), 2)
 
@@ -336,6 +341,7 @@ class ClusterLink(Attempts):
                 self._run(lane, commands, after), min(within, self._attempt)
             )
         except Exception:
+            self.counters.failures += 1
             self._stale = True
             raise
         self._stale |= any(isinstance(reply, Exception) and is_moving(reply) for reply in replies)
@@ -343,7 +349,9 @@ class ClusterLink(Attempts):
 
     async def _run(self, lane: str, commands: Sequence[Command], after: Command) -> Any:
         free = self._free.setdefault(lane, asyncio.Semaphore(self._connections))
-        async with _Turn(free, self.counters, len(commands)):
+        async with _Turn(free, self.counters):
+            self.counters.pipelines += 1
+            self.counters.commands += len(commands)
             await self._read_map()
             pipeline = self._cluster.pipeline()
             for command in commands:

@@ -29,7 +29,10 @@ class Completions:
             self.notify()
 
     def take(self) -> int:
-        """Makes the calls that wait; returns how many. One that raises ends it; the others follow with the next."""
+        """Makes the calls that wait; returns how many.
+
+        One that raises ends it; the others follow with the next.
+        """
         self._told = False  # first: what comes from here on notifies again
         waiting = self._waiting
         count = 0

@@ -247,6 +247,7 @@ class Streams:
         pending.append(
             (_stamp(place, now) + memoryview(data)[batches.STAMP_SIZE :], place, count, now, producer, done)
         )
+        line.pending_bytes += size
         self._room -= size
         self._gathered += size
         if self._gathered > _GATHERED:
@@ -267,8 +268,9 @@ class Streams:
             self._gathered = 0
             for line in dirty:
                 pending, line.pending = line.pending, []
+                size, line.pending_bytes = line.pending_bytes, 0
                 line.waiting += len(pending)
-                self._lanes.submit((line, pending))
+                self._lanes.submit((line, pending, size))
 
     def poll(self) -> int:
         """See `portask.contracts.Deferred.poll`. Commits, too."""
@@ -500,7 +502,7 @@ class RedisStorage(Streams):
         prefix: Of all keys: several brokers that share nothing may use one server.
         timeout_s: From a request to its outcome, all attempts included; also for the start.
         attempt_s: One attempt.
-        health_s: Seconds between looks at the server, and of idleness before a connection is checked first.
+        health_s: Seconds between looks at the server: whether it answers, and what it keeps.
         lease_s: How long what a broker holds for a group's members stays its own while nothing is heard of it.
         connections: Most that are used at a time, beside those that wait for news.
         linger_ms: How long an append may wait for company while nothing is under way.
@@ -546,7 +548,7 @@ class RedisStorage(Streams):
         )
 
         def make() -> Link:
-            return ServerLink(place, login, connections=connections, attempt=attempt_s, health=health_s)
+            return ServerLink(place, login, connections=connections, attempt=attempt_s)
 
         super().__init__(
             f"the redis server at {place}",
@@ -605,7 +607,7 @@ class RedisClusterStorage(Streams):
         )
 
         def make() -> Link:
-            return ClusterLink(places, login, connections=connections, attempt=attempt_s, health=health_s)
+            return ClusterLink(places, login, connections=connections, attempt=attempt_s)
 
         super().__init__(
             f"the redis cluster at {', '.join(map(str, places))}",
