@@ -25,6 +25,7 @@ from portask.config.live import live
 from portask.config.options import options as variant_options
 from portask.contracts import FAMILIES, Closeable, Durability
 from portask.core.broker import Broker
+from portask.core.requests import promise_of
 from portask.errors import ConfigError, PortaskError
 from portask.server.authentication import authenticator
 from portask.server.build import build, options
@@ -160,7 +161,7 @@ def _ready_line(settings: Settings, engine: Broker, folder: str, host: str, port
     place = f"; kept in {folder}" if folder else ""
     return (
         f"portask: ready on {shown}; {chosen}; wire helpers: {accelerate.status()}; "
-        f"durability={durability.value} ({_PROMISE[durability]}){place}"
+        f"durability={durability.value} ({promise_of(engine.storage) or _PROMISE[durability]}){place}"
     )
 
 

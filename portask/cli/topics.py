@@ -19,10 +19,11 @@ def topics(filter_: str, url: str, as_json: bool) -> None:
     """List the topics that FILTER matches, or all of them, one line a partition.
 
     Messages from offset `first` on are kept; the next one published gets `next`. Bytes are those stored, "-" where
-    the storage cannot tell.
+    the storage cannot tell. What an acknowledged message survives is said on stderr.
     """
     with connect(url) as client:
         found = sorted(client.topics(filter_), key=lambda info: info.topic)
+        broker = client.broker
     if as_json:
         print_json([msgspec.to_builtins(info) for info in found])
         return
@@ -44,3 +45,5 @@ def topics(filter_: str, url: str, as_json: bool) -> None:
         for part in info.partitions
     ]
     print_table(_TITLES, rows)
+    promise = f" ({broker.promise})" if broker.promise else ""
+    click.echo(f"durability: {broker.durability}{promise}", err=True)

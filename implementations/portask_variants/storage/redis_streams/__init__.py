@@ -4,6 +4,6 @@ Read `storage` first, then `keys` (what lies where), `scripts` (what the server 
 there and back).
 """
 
-from portask_variants.storage.redis_streams.storage import RedisClusterStorage, RedisStorage
+from portask_variants.storage.redis_streams.variants import RedisClusterStorage, RedisStorage
 
 __all__ = ["RedisClusterStorage", "RedisStorage"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from redis import exceptions
 
 from portask.errors import PortaskError, StorageError, StorageFull, StorageUnavailable
@@ -40,13 +42,20 @@ def is_moving(failure: Exception) -> bool:
     return is_passing(failure) and not _says(failure, "LOADING", "BUSY ", "NOREPLICAS")
 
 
-def explain(failure: Exception, server: str, waited: float | None = None) -> PortaskError:
+_UNKNOWN = "so nobody knows whether it was done: try again"
+AT_A_START = "see that it runs, and that storage.options lead there"
+
+
+def explain(
+    failure: Exception, server: str, waited: float | None = None, advice: str = _UNKNOWN
+) -> PortaskError:
     """The error for whoever waits.
 
     Args:
         failure: What redis-py raised, or what we did.
         server: Where, for people.
         waited: Seconds after which it was given up; ``None`` if it was not tried again.
+        advice: What to do about a server that did not answer.
     """
     text = _line(failure)
     if isinstance(failure, exceptions.OutOfMemoryError) or _says(failure, "OOM"):
@@ -69,9 +78,7 @@ def explain(failure: Exception, server: str, waited: float | None = None) -> Por
         how = f"cannot be reached: {text}"
     else:
         how = f"is not ready: {text}"
-    return StorageUnavailable(
-        f"{server} {how}; given up after {waited:.3g} s, so nobody knows whether it was done: try again"
-    )
+    return StorageUnavailable(f"{server} {how}; given up after {waited:.3g} s, {advice}")
 
 
 def _says(failure: Exception, *codes: str) -> bool:
@@ -80,5 +87,8 @@ def _says(failure: Exception, *codes: str) -> bool:
 
 
 def _line(failure: Exception) -> str:
+    cause = failure.__cause__ or failure.__context__ or failure
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        return os.strerror(cause.errno)
     text = str(failure).partition("\n")[0].strip().rstrip(".") or type(failure).__name__
     return text if len(text) < 300 else text[:300] + "…"

@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import structlog
 
-from portask.contracts import Appended, Compression, Durability, Found, Grant, GroupPart, Read
+from portask.contracts import Appended, Compression, Durability, Found, Read
 from portask.errors import ConfigError, PortaskError, StorageError, StorageFull
 from portask.messages import RecordBatch, TopicPartition
 from portask.wire import batches, sequences
 from portask_variants.storage.redis_streams import durability, requests, scripts
 from portask_variants.storage.redis_streams.catalog import Catalog
-from portask_variants.storage.redis_streams.failures import explain, is_passing
+from portask_variants.storage.redis_streams.failures import AT_A_START, explain, is_passing
+from portask_variants.storage.redis_streams.grouped import Grouped
 from portask_variants.storage.redis_streams.keys import Keys
 from portask_variants.storage.redis_streams.lanes import Lanes, Settings
 from portask_variants.storage.redis_streams.lines import Line
-from portask_variants.storage.redis_streams.link import ClusterLink, Link, ServerLink
+from portask_variants.storage.redis_streams.link import Link
 from portask_variants.storage.redis_streams.news import News, Note, key_of
-from portask_variants.storage.redis_streams.options import (
-    DEFAULT_URL,
-    Login,
-    parse_addresses,
-    parse_url,
-    read_password,
-)
 from portask_variants.storage.redis_streams.outcomes import Ask, Call
 from portask_variants.storage.redis_streams.sharing import Sharing
 
@@ -48,7 +42,7 @@ _stamp = batches.stamp
 Saved = Callable[[PortaskError | None], None]
 
 
-class Streams:
+class Streams(Grouped):
     """What both variants do; they differ in the link.
 
     Implements `Storage`, `Catalog`, `Deferred`, `Gathering`, `Sequenced`, `Shared`, `SharedGroups`, `Explained`,
@@ -210,7 +204,7 @@ class Streams:
                 if not is_passing(error):
                     raise explain(error, self._server) from error
                 if waited + delay > self._timeout:
-                    raise explain(error, self._server, waited) from error
+                    raise explain(error, self._server, waited, AT_A_START) from error
                 await asyncio.sleep(delay)
                 delay = min(1.0, delay * 2)
             else:
@@ -378,85 +372,6 @@ class Streams:
         line = self._lines.get(partition)
         return line.size if line else 0
 
-    # ── groups ────────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def regranted(self) -> Callable[[str, TopicPartition, bool], None]:
-        """See `portask.contracts.SharedGroups`."""
-        return self._sharing.regranted
-
-    @regranted.setter
-    def regranted(self, regranted: Callable[[str, TopicPartition, bool], None]) -> None:
-        self._sharing.regranted = regranted
-
-    def begin(
-        self,
-        group: str,
-        partition: TopicPartition,
-        settings: bytes,
-        start: int,
-        done: Callable[[bytes, PortaskError | None], None],
-    ) -> None:
-        """See `portask.contracts.SharedGroups`."""
-        self._sharing.begin(group, partition, settings, start, done)
-
-    def claim(
-        self,
-        group: str,
-        partition: TopicPartition,
-        count: int,
-        done: Callable[[Grant | None, PortaskError | None], None],
-    ) -> None:
-        """See `portask.contracts.SharedGroups`."""
-        self._sharing.claim(group, partition, count, done)
-
-    def report(
-        self,
-        group: str,
-        partition: TopicPartition,
-        held: tuple[bytes | None, int],
-        counts: Sequence[int],
-        done: Saved | None,
-    ) -> None:
-        """See `portask.contracts.SharedGroups`."""
-        self._sharing.report(group, partition, held, counts, done)
-
-    def group_parts(self, done: Callable[[Sequence[GroupPart], PortaskError | None], None]) -> None:
-        """See `portask.contracts.SharedGroups`. Costs a command a partition, and one a group in it."""
-
-        async def look() -> None:
-            try:
-                found = await self._insisting(self._catalog.group_parts)
-            except PortaskError as error:
-                self._lanes.completions.put([(done, (), error)])
-            else:
-                self._lanes.completions.put([(done, found, None)])
-
-        if self._closed:
-            done((), self._refusal(0))
-        else:
-            self._lanes.start(look())
-
-    def drop_group(self, group: str, done: Callable[[bool, PortaskError | None], None]) -> None:
-        """See `portask.contracts.SharedGroups`."""
-
-        def found(parts: Sequence[GroupPart], error: PortaskError | None) -> None:
-            if error is not None:
-                done(False, error)
-            else:
-                self._sharing.drop(group, [part.partition for part in parts if part.group == group], done)
-
-        self.group_parts(found)
-
-    def _released(self, group: str, key: TopicPartition) -> None:
-        self._news.released(group, key)
-
-    async def _keep_leases(self) -> None:
-        while not self._closed:
-            await asyncio.sleep(self._lease / 3)
-            if self._sharing.active:
-                self._lanes.completions.put([(self._sharing.renew,)])
-
     def _ask(self, ask: Ask) -> None:
         if self._closed:
             self._lanes.completions.put(ask.fail(self._refusal(0)))
@@ -484,143 +399,3 @@ class Streams:
         self._closed = True
         self._lanes.close(_CLOSING, self._leave())
         self._lanes.completions.take()
-
-
-class RedisStorage(Streams):
-    """On one Redis, Valkey or Dragonfly server.
-
-    Args:
-        url: ``redis://host[:port][/database]``, ``rediss://…`` for TLS, or ``unix:///path``.
-        username: ACL user.
-        password: Better in one of the next two.
-        password_env: Environment variable that holds it.
-        password_file: File that holds it.
-        ca: File with the certificates that sign the server's; the system's by default.
-        certificate: File with our own certificate, where the server asks for one.
-        key: File with its key.
-        verify: Whether the server's certificate and name are checked.
-        prefix: Of all keys: several brokers that share nothing may use one server.
-        timeout_s: From a request to its outcome, all attempts included; also for the start.
-        attempt_s: One attempt.
-        health_s: Seconds between looks at the server: whether it answers, and what it keeps.
-        lease_s: How long what a broker holds for a group's members stays its own while nothing is heard of it.
-        connections: Most that are used at a time, beside those that wait for news.
-        linger_ms: How long an append may wait for company while nothing is under way.
-        coalesce_bytes: Target size of batches that are joined from small ones.
-        write_bytes: Batches of one partition in one write, about.
-        buffer_bytes: Appends that may wait for the server; beyond it they fail with `StorageFull`.
-        wait_replicas: Replicas that must have a record before it is acknowledged (WAIT).
-        compression: Packs joined batches; ``None`` leaves them.
-
-    Raises:
-        ConfigError: an option makes no sense.
-        StorageError: the server cannot be used; names it, and says why.
-    """
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        username: str = "",
-        password: str = "",
-        password_env: str = "",
-        password_file: str = "",
-        ca: str = "",
-        certificate: str = "",
-        key: str = "",
-        verify: bool = True,
-        prefix: str = "portask",
-        timeout_s: float = 10.0,
-        attempt_s: float = 3.0,
-        health_s: float = 15.0,
-        lease_s: float = 6.0,
-        connections: int = 8,
-        linger_ms: float = 0.0,
-        coalesce_bytes: int = 64 << 10,
-        write_bytes: int = 512 << 10,
-        buffer_bytes: int = 256 << 20,
-        wait_replicas: int = 0,
-        compression: Compression | None = None,
-    ) -> None:
-        place = parse_url(url)
-        login = Login(
-            username, read_password(password, password_env, password_file), ca, certificate, key, verify
-        )
-
-        def make() -> Link:
-            return ServerLink(place, login, connections=connections, attempt=attempt_s)
-
-        super().__init__(
-            f"the redis server at {place}",
-            make,
-            prefix=prefix,
-            timeout_s=timeout_s,
-            attempt_s=attempt_s,
-            health_s=health_s,
-            lease_s=lease_s,
-            linger_ms=linger_ms,
-            coalesce_bytes=coalesce_bytes,
-            write_bytes=write_bytes,
-            buffer_bytes=buffer_bytes,
-            wait_replicas=wait_replicas,
-            compression=compression,
-        )
-
-
-class RedisClusterStorage(Streams):
-    """On a cluster. Options are those of `RedisStorage`, but for these.
-
-    Args:
-        addresses: Some nodes, ``"host:port"``; the others are found.
-        tls: Whether to connect with TLS.
-    """
-
-    def __init__(
-        self,
-        addresses: Sequence[str] = ("127.0.0.1:6379",),
-        *,
-        tls: bool = False,
-        username: str = "",
-        password: str = "",
-        password_env: str = "",
-        password_file: str = "",
-        ca: str = "",
-        certificate: str = "",
-        key: str = "",
-        verify: bool = True,
-        prefix: str = "portask",
-        timeout_s: float = 10.0,
-        attempt_s: float = 3.0,
-        health_s: float = 15.0,
-        lease_s: float = 6.0,
-        connections: int = 8,
-        linger_ms: float = 0.0,
-        coalesce_bytes: int = 64 << 10,
-        write_bytes: int = 512 << 10,
-        buffer_bytes: int = 256 << 20,
-        wait_replicas: int = 0,
-        compression: Compression | None = None,
-    ) -> None:
-        places = parse_addresses(addresses, tls=tls)
-        login = Login(
-            username, read_password(password, password_env, password_file), ca, certificate, key, verify
-        )
-
-        def make() -> Link:
-            return ClusterLink(places, login, connections=connections, attempt=attempt_s)
-
-        super().__init__(
-            f"the redis cluster at {', '.join(map(str, places))}",
-            make,
-            prefix=prefix,
-            timeout_s=timeout_s,
-            attempt_s=attempt_s,
-            health_s=health_s,
-            lease_s=lease_s,
-            linger_ms=linger_ms,
-            coalesce_bytes=coalesce_bytes,
-            write_bytes=write_bytes,
-            buffer_bytes=buffer_bytes,
-            wait_replicas=wait_replicas,
-            compression=compression,
-        )
