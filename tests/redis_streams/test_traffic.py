@@ -6,7 +6,7 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,7 @@ def sent(patch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
         recorded.append(words)
         return pack(self, *words)
 
-    ours = link.pack_command
+    ours: Callable[[tuple[Any, ...]], bytes] = vars(link)["pack_command"]
 
     def record_ours(words: tuple[Any, ...]) -> bytes:
         recorded.append(words)
