@@ -18,8 +18,6 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import msgspec
-
 from memory.recording import Recorded, Task, blindfolded, mark, tracker
 from portask_lab.loadgen import broker
 from portask_lab.loadgen.processes import Child
@@ -56,10 +54,8 @@ def _load(variant: str, capture: Path, params: Params, sight: str) -> int:
 
     size, batch = int(params["size"] or 0), int(params["batch"] or 0)
     in_flight = max(4, IN_FLIGHT // batch)
-    options = msgspec.json.encode({"grace": 0.2}).decode()
-    with Child(
-        [sys.executable, str(Path(__file__).resolve()), variant, options, sight, str(capture)]
-    ) as child:
+    parts = broker.encoded({"server": (variant, {}), "storage": ("memory", {})})
+    with Child([sys.executable, str(Path(__file__).resolve()), parts, sight, str(capture)]) as child:
         saturate(child, size, batch, in_flight, WARM_UP, 1)
         _signal(child, capture.with_suffix(".begun"))
         found = saturate(child, size, batch, in_flight, SECONDS, 1)

@@ -41,8 +41,13 @@ def start(
         "storage": (storage, storage_options or {}),
         **{family: (name, {}) for family, name in (parts or {}).items()},
     }
-    chosen["server"] = (chosen["server"][0], {"grace": 0.2, **chosen["server"][1]})
-    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", msgspec.json.encode(chosen).decode()])
+    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", encoded(chosen)])
+
+
+def encoded(chosen: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
+    """PARTS, for families → variant and options. A server that is told nothing else stops at once."""
+    variant, options = chosen["server"]
+    return msgspec.json.encode({**chosen, "server": (variant, {"grace": 0.2, **options})}).decode()
 
 
 def main() -> None:
