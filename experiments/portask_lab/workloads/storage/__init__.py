@@ -19,7 +19,7 @@ from typing import Any
 from portask.registry import Entry
 from portask_lab.peers import STORES
 from portask_lab.workloads import Metric, Params, Plan, Workload, Yardstick
-from portask_lab.workloads.storage.remote import CASES as SERVERS
+from portask_lab.workloads.storage.remote import CLUSTER, SERVER
 
 PAYLOAD = 64
 
@@ -35,6 +35,7 @@ _DIRECT = Yardstick(
         "redis-py by itself, the same batches in the same pipelines",
         ("redis=portask[redis]", "hiredis=portask[redis]"),
         requires="portask_lab.sandboxes:why_not",
+        capabilities=frozenset({"server"}),
         sandbox="portask_lab.sandboxes:server",
     ),
 )
@@ -153,27 +154,27 @@ def _acks(quick: tuple[Params, ...], full: tuple[Params, ...], applies: str) -> 
     )
 
 
-def _on_servers(applies: str, quick: tuple[Params, ...]) -> tuple[Plan, ...]:
+def _on_servers(applies: str, modes: tuple[str, ...], quick: tuple[Params, ...]) -> tuple[Plan, ...]:
     """Storages that keep records on a server, in each durability that it may have."""
     common: dict[str, Any] = {"controlled": False, "applies": applies}
-    published = _each(SERVERS, *_published((1, 1), (100, 1), (4, 250)))
+    published = _each(modes, *_published((1, 1), (100, 1), (4, 250)))
     return (
         Plan(
             "storage",
             "storage.append",
             ("tiny",),
             quick,
-            _each(SERVERS, *_MORE_APPENDS),
+            _each(modes, *_MORE_APPENDS),
             seconds=(0.2, 1.0),
             **common,
         ),
-        Plan("storage", "storage.read", ("tiny",), (), _each(SERVERS[:1], *_READS), **common),
+        Plan("storage", "storage.read", ("tiny",), (), _each(modes[:1], *_READS), **common),
         Plan(
             "storage",
             "storage.acks",
             ("tiny",),
             (),
-            _each(SERVERS, *_MORE_ACKS),
+            _each(modes, *_MORE_ACKS),
             seconds=(0.15, 1.5),
             **common,
         ),
@@ -182,8 +183,6 @@ def _on_servers(applies: str, quick: tuple[Params, ...]) -> tuple[Plan, ...]:
 
 
 PLANS: tuple[Plan, ...] = (
-    *_on_servers("server", _each(SERVERS[:1], _APPENDS[2])),
-    *_on_servers("cluster", ()),
     *_flat_out(("memory",), ""),
     *_flat_out(("os",), "durable"),
     Plan(  # quick has the pipelined acks instead: a sample here must last many syncs to be worth anything
@@ -270,6 +269,8 @@ PLANS: tuple[Plan, ...] = (
         controlled=False,
         applies="durable",
     ),
+    *_on_servers("server", SERVER, _each(SERVER[:1], _APPENDS[2])),
+    *_on_servers("cluster", CLUSTER, ()),
 )
 
 _MODULES = {

@@ -37,7 +37,7 @@ class Driven:
 
     Args:
         entry: The variant.
-        durability: Value of `portask.contracts.Durability`, or one of `remote.CASES`, for which a server is started.
+        durability: Value of `portask.contracts.Durability`, or one of `remote`, for which a server is started.
         folder: Where its files are; by default a temporary one, which must not be in RAM if they are to be synced.
 
     Raises:

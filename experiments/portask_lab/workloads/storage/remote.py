@@ -14,26 +14,35 @@ from portask.contracts import Durability
 from portask.registry import Entry
 from portask_lab.workloads import NotForThis, WrongResult
 
-CASES = ("server-ram", "server-everysec", "server-always")
-"""Durabilities of cases, least first."""
+_SYNCS = ("ram", "everysec", "always")
+SERVER = tuple(f"server-{sync}" for sync in _SYNCS)
+"""Durabilities of cases about one server, least first."""
+CLUSTER = tuple(f"cluster-{sync}" for sync in _SYNCS)
+"""Likewise about a cluster."""
+
+
+def _kept(durability: str) -> tuple[str, str]:
+    """``server`` or ``cluster`` and how it syncs; both empty for what a storage promises by itself."""
+    kind, _, sync = durability.partition("-") if durability in {*SERVER, *CLUSTER} else ("", "", "")
+    return kind, sync
 
 
 def server_for(entry: Entry, durability: str) -> AbstractContextManager[dict[str, Any]]:
     """Options that lead to a server of that durability, for as long as the context lasts; none for other storages.
 
     Raises:
-        NotForThis: the case is about a server and the storage has none, or the other way round.
+        NotForThis: the case is about a server or a cluster and the storage is not, or the other way round.
     """
-    if bool(entry.sandbox) != (durability in CASES):
+    kind, sync = _kept(durability)
+    if kind not in entry.capabilities if kind else entry.sandbox:
         own = "what its server does" if entry.sandbox else "something of its own"
         raise NotForThis(f"{entry.label} promises {own}, this case is about {durability}")
-    sync = durability.removeprefix("server-")
-    return entry.sandboxed(**({"sync": "" if sync == "ram" else sync} if entry.sandbox else {}))
+    return entry.sandboxed(**({"sync": "" if sync == "ram" else sync} if kind else {}))
 
 
 def promise_of(durability: str) -> str:
     """The `Durability` that a storage declares in a case."""
-    return Durability.SERVER.value if durability in CASES else durability
+    return Durability.SERVER.value if _kept(durability)[0] else durability
 
 
 def check_promise(durability: str, promise: str) -> None:
@@ -42,9 +51,7 @@ def check_promise(durability: str, promise: str) -> None:
     Raises:
         WrongResult: it does not.
     """
-    if durability not in CASES:
-        return
-    sync = durability.removeprefix("server-")
+    kind, sync = _kept(durability)
     due = "appendonly no" if sync == "ram" else f"appendfsync {sync}"
-    if due not in promise:
+    if kind and due not in promise:
         raise WrongResult(f"the server should say {due!r}, and says {promise!r}")
