@@ -3,14 +3,16 @@
 Batches have no marks to search for, and their payloads may hold anything, batches of other logs included. So what looks
 like a batch is weighed:
 
-1. Where the damaged header says that its batch ends. When only the record area is damaged, a valid batch begins there.
+1. Where the damaged header says that its batch ends. When only the record area is damaged, the batch that must come
+   next begins there.
 2. Otherwise every byte position is tried, by a pattern of header bytes that are always the same. What is found with a
    right checksum and a base offset behind the last valid one (and before the next segment's) is followed for as long as
    batches lie back to back: a *run*. Runs must agree with one another, that is, offsets must rise from each to the
    next. Where some do not, those with the most bytes are kept: records found within a payload lie between those around
    it, and lose.
 3. A batch that the kernel took only half of, at the end of the log, looks like a header that is right with a length
-   that goes beyond the end. Then runs only count if the last one ends where the file does.
+   that goes beyond the end. There, runs only count if the last one ends where the file does, or the first one goes
+   on with the offset that must come next. Anywhere else nothing is half written, and such a length is damage.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class _Run(NamedTuple):
     next: int
 
 
-def pick_up(read: Read, position: int, end: int, expected: int, ceiling: int) -> list[tuple[int, int]]:
+def pick_up(
+    read: Read, position: int, end: int, expected: int, ceiling: int, *, tail: bool
+) -> list[tuple[int, int]]:
     """Positions and base offsets where the log goes on behind damage at ``position``: there, and behind later damage.
 
     Costs a pattern search over what is left of the segment (about 100 MB/s), and its checksums.
@@ -56,17 +60,23 @@ def pick_up(read: Read, position: int, end: int, expected: int, ceiling: int) ->
         end: Where the segment ends.
         expected: The offset that the damaged batch should have.
         ceiling: Offset that no record reaches beyond.
+        tail: Whether ``end`` is where a killed process may have stopped writing.
     """
-    torn = False
+    torn, following = False, 0
     head = read(BATCH_HEADER_SIZE, position)
     if len(head) == BATCH_HEADER_SIZE:
         base, _, length, _, version, _, _, count, *_ = BATCH.unpack_from(head)
-        behind = _run(read, position + length, end, expected, ceiling)
-        if length > BATCH_HEADER_SIZE and behind is not None:
-            return [(behind.start, behind.base)]
-        torn = base == expected and version == BATCH_VERSION and count > 0 and length > end - position
+        if base == expected and count and length > BATCH_HEADER_SIZE:
+            behind = _run(read, position + length, end, expected, ceiling)
+            # no checksum covers the length: a wrong one may point at a later batch, over valid ones
+            if behind is not None and behind.base == base + count:
+                return [(behind.start, behind.base)]
+        following = base + count
+        torn = (
+            tail and base == expected and version == BATCH_VERSION and count > 0 and length > end - position
+        )
     runs = _best(_runs(read, position + 1, end, expected, ceiling))
-    if torn and runs and runs[-1].end != end:
+    if torn and runs and runs[-1].end != end and runs[0].base != following:
         return []
     return [(run.start, run.base) for run in runs]
 

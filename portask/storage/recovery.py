@@ -176,7 +176,15 @@ def _recover_segment(
     if segment.size < size:
         found.scanned += size - segment.size
         ceiling = segment.next + _REACH if following is None else following
-        scan(read, segment, size, ceiling=ceiling, interval=interval, producers=found.producers)
+        scan(
+            read,
+            segment,
+            size,
+            ceiling=ceiling,
+            interval=interval,
+            producers=found.producers,
+            tail=following is None,
+        )
     if following is not None:
         _close_gap(segment, size, following)
     elif segment.size != size:
@@ -285,7 +293,14 @@ def adopt(segment: Segment, certificate: Certificate, entries: index.SparseIndex
 
 
 def scan(
-    read: Read, segment: Segment, end: int, *, ceiling: int, interval: int, producers: dict[int, Standing]
+    read: Read,
+    segment: Segment,
+    end: int,
+    *,
+    ceiling: int,
+    interval: int,
+    producers: dict[int, Standing],
+    tail: bool = False,
 ) -> None:
     """Reads the batches of a segment from its known size on up to ``end``, about 0.7 µs each and their checksums.
 
@@ -299,6 +314,7 @@ def scan(
         ceiling: Offset that no record in it reaches beyond.
         interval: Bytes between index entries.
         producers: Updated.
+        tail: Whether ``end`` is where a killed process may have stopped writing.
     """
     entries = segment.index if segment.index is not None else index.SparseIndex()
     segment.index = entries
@@ -333,7 +349,7 @@ def scan(
                     stop = 0
         if not stop:
             ahead = [known for known in ahead if known[0] > position] or pick_up(
-                read, position, end, expected, ceiling
+                read, position, end, expected, ceiling, tail=tail
             )
             if not ahead:
                 break
