@@ -124,7 +124,7 @@ def _flat_out(modes: tuple[str, ...], applies: str) -> tuple[Plan, ...]:
             "storage",
             "storage.append",
             ("tiny",),
-            _each(modes, *(_APPENDS if applies else _APPENDS[1:])),
+            _each(modes, *_APPENDS),
             _each(modes, *_MORE_APPENDS),
             seconds=(0.06, 0.5),
             full_corpora=("tiny", "real"),
