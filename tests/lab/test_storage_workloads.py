@@ -17,11 +17,11 @@ from portask.messages import Buffer, RecordBatch, TopicPartition
 from portask.reference.storage import MemoryStorage
 from portask.registry import Entry
 from portask.storage.files import Files
-from portask_lab import blocks, suites, summaries, workloads
+from portask_lab import blocks, sandboxes, suites, summaries, workloads
 from portask_lab.corpora import EMPTY
 from portask_lab.corpora.load import load
 from portask_lab.suites import QUICK
-from portask_lab.workloads import Measurement, NotForThis, Params, WrongResult
+from portask_lab.workloads import Measurement, NotForThis, Params, WrongResult, storage
 from portask_lab.workloads.storage import driving, recovery
 from portask_lab.workloads.storage.driving import Driven, file_system
 from tests.lab.made import empty_run
@@ -245,6 +245,50 @@ def test_a_storage_on_a_server_is_no_case_of_a_promise_of_its_own() -> None:
     far = Entry("storage", "far", "nowhere:Storage", "on a server", sandbox="nowhere:server")
     with pytest.raises(NotForThis, match="what its server does"):
         Driven(far, "memory")
+
+
+def on_a_server() -> list[Entry]:
+    """The variant, and redis-py by itself; skips where there is no server to start."""
+    entries = [registry.get("storage", "redis"), storage._DIRECT.entry]
+    reason = next((reason for entry in entries if (reason := entry.unavailable())), None)
+    if reason or sandboxes.why_not():
+        pytest.skip(str(reason or sandboxes.why_not()))
+    return entries
+
+
+@pytest.mark.parametrize("workload", ["storage.append", "storage.read"])
+def test_a_storage_on_a_server_and_the_ceiling_do_the_same_work(workload: str) -> None:
+    for entry in on_a_server():
+        work = prepared(workload, entry, batch=1, turn=16, durability="server-always")
+        try:
+            work.verify()
+            before = getattr(work, "before", None)
+            if before is not None:
+                before(50)
+            assert work.run(50) > 0
+            work.verify()
+        finally:
+            work.close()
+
+
+def test_a_server_that_keeps_less_than_the_case_says_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for entry in on_a_server():
+        with pytest.raises(NotForThis, match="case is about os"):
+            Driven(entry, "os")
+        with monkeypatch.context() as patch:
+            patch.setitem(sandboxes._SYNC, "always", sandboxes._SYNC["everysec"])
+            patch.setattr(sandboxes, "_running", {})
+            with pytest.raises(WrongResult, match="should say 'appendfsync always'"):
+                Driven(entry, "server-always")
+    with pytest.raises(NotForThis, match="something of its own"):
+        Driven(LOG, "server-always")
+
+
+def test_a_broker_over_a_server_acknowledges_what_it_stored() -> None:
+    entry = on_a_server()[0]
+    work = prepared("storage.published", entry, producers=3, at_once=2, size=50, durability="server-everysec")
+    assert work.measure(0.3).metrics["rate"][0] > 0
+    work.verify()
 
 
 @pytest.mark.parametrize(("name", "where"), [("memory", "in RAM"), ("segment-log", "in files")])

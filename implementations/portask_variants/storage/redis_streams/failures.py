@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 
 from redis import exceptions
 
@@ -33,6 +34,8 @@ class NotReplicated(Exception):
 def is_passing(failure: Exception) -> bool:
     """Whether the same may work a moment later: the server is away, busy, loading, failing over."""
     if isinstance(failure, _LASTING) or _says(failure, "NOAUTH", "WRONGPASS"):
+        return False
+    if isinstance(_cause(failure), ssl.SSLCertVerificationError):
         return False
     return isinstance(failure, (*_PASSING, NotReplicated)) or _says(failure, "LOADING", "BUSY ", "NOREPLICAS")
 
@@ -66,6 +69,10 @@ def explain(
         return StorageError(
             f"{server} refuses the login or a command: {text}: see to username, password and its ACL"
         )
+    if isinstance(_cause(failure), ssl.SSLCertVerificationError):
+        return StorageError(
+            f"{server} shows a certificate that is not trusted ({text}): see to storage.options.ca"
+        )
     if waited is None:
         return StorageError(f"{server} refused: {text}")
     if isinstance(failure, NotReplicated):
@@ -81,14 +88,22 @@ def explain(
     return StorageUnavailable(f"{server} {how}; given up after {waited:.3g} s, {advice}")
 
 
+def _cause(failure: Exception) -> BaseException:
+    """What redis-py's exception stands for."""
+    return failure.__cause__ or failure.__context__ or failure
+
+
 def _says(failure: Exception, *codes: str) -> bool:
     text = str(failure)
     return any(text.startswith(code) or f" {code} " in text for code in codes)
 
 
 def _line(failure: Exception) -> str:
-    cause = failure.__cause__ or failure.__context__ or failure
-    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+    cause = _cause(failure)
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:
         return os.strerror(cause.errno)
-    text = str(failure).partition("\n")[0].strip().rstrip(".") or type(failure).__name__
+    text = (
+        str(cause if isinstance(cause, ssl.SSLError) else failure).partition("\n")[0].strip().rstrip(".")
+        or type(failure).__name__
+    )
     return text if len(text) < 300 else text[:300] + "…"
