@@ -381,6 +381,8 @@ class Lanes:
             await self._link.close()
         if self._large is not None:
             await self._large.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # transports say their last in callbacks
 
 
 def _delay(failures: int) -> float:

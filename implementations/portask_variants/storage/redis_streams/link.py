@@ -218,7 +218,10 @@ class Wire:
 
     async def close(self) -> None:
         """Disconnects; a `run` that is under way fails."""
+        writer = self._connection._writer  # noqa: SLF001 - nothing public ends a TLS connection that does not answer
         await self._connection.disconnect(nowait=True)
+        if writer is not None:
+            writer.transport.abort()
 
 
 class ServerLink(Attempts):
