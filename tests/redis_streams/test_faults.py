@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from portask.client import connect
-from portask.errors import PortaskError, StorageError, StorageFull
+from portask.errors import PortaskError, StorageError, StorageFull, StorageUnavailable
 from portask.messages import TopicPartition
 from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of
 from portask_lab.loadgen.processes import free_port
@@ -193,6 +193,44 @@ def test_a_hanging_server_is_an_error_in_time_and_healed_when_it_goes_on(make: M
         driver.append(batch_of(b"1"))
         found = [message.payload for _, message in driver.messages()]
         assert found in ([b"0", b"1"], [b"0", b"lost?", b"1"]), "never behind what came later, never twice"
+
+
+@pytest.mark.parametrize("group", ["", "g"])
+def test_readers_outlast_a_server_that_is_away_for_longer_than_the_deadline(
+    start_broker: StartBroker, group: str
+) -> None:
+    """Publishers are told; who reads keeps its connection, and goes on where it was."""
+    with servers("valkey") as place:
+        options = {**place.options, "timeout_s": 0.8, "attempt_s": 0.3}
+        broker = start_broker(
+            {
+                "storage.variant": "redis",
+                **{f"storage.options.{name}": value for name, value in options.items()},
+            }
+        )
+
+        async def work() -> None:
+            async with connect(broker.url) as publisher, connect(broker.url, reconnect=False) as reader:
+                await publisher.publish("a", b"0")
+                subscription = await reader.subscribe("a", "earliest", group=group)
+                assert (await subscription.get(5)).payload == b"0"
+                pid = place.made.pid  # type: ignore[union-attr]
+                with stopped(pid):
+                    with pytest.raises(StorageUnavailable, match="does not answer"):
+                        await publisher.publish("a", b"lost?")
+                    storage: Any = broker.engine.storage
+                    storage.grown(TopicPartition("a", 0), 2)  # a reader that has to ask the store
+                    await asyncio.sleep(1.5)
+                await publisher.publish("a", b"1")
+                async with asyncio.timeout(10):
+                    while (await subscription.get()).payload != b"1":
+                        continue
+
+        try:
+            asyncio.run(work())
+        finally:
+            broker.stop()
+            broker.engine.storage.close()  # type: ignore[attr-defined]
 
 
 def test_a_short_hang_is_not_noticed(make: Make) -> None:
