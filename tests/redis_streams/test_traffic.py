@@ -18,7 +18,7 @@ from portask.errors import PortaskError, StorageError
 from portask.messages import TopicPartition
 from portask.wire import batches
 from portask_lab.conformance.storage_support import BASE, KEY, batch_of
-from portask_variants.storage.redis_streams import link
+from portask_variants.storage.redis_streams import durability, link
 from portask_variants.storage.redis_streams.commands import COMMANDS, CONNECTING, SCRIPTED
 from portask_variants.storage.redis_streams.transactions import LARGE
 from tests.redis_streams.conftest import Make, Place, place_of, until
@@ -163,6 +163,20 @@ def test_nothing_else_is_sent(place: Place, make: Make, monkeypatch: pytest.Monk
             assert 1000 <= int(block[block.index("BLOCK") + 1]) <= 5000
             assert "+" not in block
             assert len(keys) == 1, "one stream a command"
+
+
+def test_dragonfly_is_sent_no_transactions(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would do with them nobody looked at."""
+
+    async def as_dragonfly(*_: Any) -> str:
+        return "dragonfly 1.0, durability unknown"
+
+    monkeypatch.setattr(durability, "read", as_dragonfly)
+    with sent(monkeypatch) as recorded:
+        driver = make(place_of("valkey"))
+        for _ in range(3):
+            driver.append(batch_of(bytes(3 * LARGE)))
+    assert not {name_of(words) for words in recorded} & {"MULTI", "WATCH", "EXEC"}
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])

@@ -18,7 +18,7 @@ COMMANDS = frozenset(
         "HDEL",
         "HSET",
         "SET",
-        "MULTI",  # large writes to one server; never around a blocking read
+        "MULTI",  # large writes to one server that is no Dragonfly; never around a blocking read
         "EXEC",
         "WATCH",
         "UNWATCH",

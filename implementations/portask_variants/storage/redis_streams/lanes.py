@@ -147,6 +147,10 @@ class Lanes:
         self._prepare = prepare
         self._large = Transactions(link) if isinstance(link, ServerLink) else None
 
+    def by_script_only(self) -> None:
+        """No transactions: on a server of which only the scripts' commands are known to be answered as here."""
+        self._large = None
+
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs ``work`` beside everything else, until the end."""
         task = self.loop.create_task(work)

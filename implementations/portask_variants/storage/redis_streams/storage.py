@@ -152,6 +152,8 @@ class Streams(Grouped):
             line.first, line.next, line.size = found
             self._stored[key] = None
         self.promise = await self._insisting(durability.read, self._link, self._replicas)
+        if self.promise.startswith("dragonfly"):
+            self._lanes.by_script_only()
         log.info("store opened", server=self._server, partitions=len(self._stored), durability=self.promise)
         self._topics = dict(self._catalog.topics)
         self._news.heard = lambda note: self._lanes.completions.put([(self._heard, note)])
