@@ -316,8 +316,8 @@ def test_a_large_write_whose_reply_is_lost_is_stored_once(valkey: Place, make: M
             lost += 1
             real = wire.run
 
-            async def losing(commands: Any, real: Any = real) -> Any:
-                await real(commands)
+            async def losing(commands: Any, within: float, real: Any = real) -> Any:
+                await real(commands, within)
                 raise ConnectionResetError("the reply got lost")
 
             wire.run = losing

@@ -222,7 +222,7 @@ class Lanes:
         if large is not None and not replicas:
             fitting = [write for write in writes if large.fits(write)]
             if fitting:
-                answers = await large.run(fitting, within)
+                answers = await large.run(fitting, min(within, self._settings.attempt))
                 found = {write: answer for write, answer in zip(fitting, answers, strict=True) if answer}
         rest = [write for write in writes if write not in found]
         if rest:

@@ -3,9 +3,9 @@
 Trying again is the callers' affair (`lanes`), who know what may be repeated: redis-py's own retries are off. RESP2,
 because Dragonfly answers XREAD in a shape of its own under RESP3. Blocking reads have connections of their own.
 
-Nothing here is ever cancelled, but at the very end: redis-py puts a connection whose handshake was cancelled back into
-its pool, with replies in it that nobody read, and the next one who uses it gets them for its own. Who waits no longer
-(`Attempts.bounded`) leaves, and the attempt ends with its connection, or when the socket's own time is over.
+Nothing of redis-py's is ever cancelled, but at the very end: it puts a connection whose handshake was cancelled back
+into its pool, with replies in it that nobody read, and the next one who uses it gets them for its own. An attempt whose
+time is over ends with its connection (`Wire`), or is left alone until the socket's time is over (`Attempts`).
 """
 
 from __future__ import annotations
@@ -180,19 +180,21 @@ class Attempts:
 class Wire:
     """One connection of redis-py's, driven by hand: its commands and replies are a third of what its pipelines cost.
 
-    Its socket has no time of its own, which would cost more a reply than all the rest: who gives a `run` up has to
-    `close`.
+    Its socket has no time of its own, which would cost more a reply than all the rest: `run` ends the connection when
+    its time is over.
     """
 
     def __init__(self, connection: Any, counters: Counters) -> None:
         self._connection = connection
         self._counters = counters
+        self._late = False
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
+    async def run(self, commands: Sequence[Command], within: float) -> list[Any]:
         """Sends all of them; a reply or a ``ResponseError`` for each.
 
         Raises:
-            Exception: redis-py's; the connection is gone, and nothing is known of any of them.
+            TimeoutError: they did not all come within so many seconds.
+            Exception: redis-py's. Both ways the connection is gone, and nothing is known of any of the commands.
         """
         connection = self._connection
         if not connection.is_connected:  # else it would be made anew, without what a transaction watches
@@ -202,6 +204,7 @@ class Wire:
         counters.commands += len(commands)
         replies: list[Any] = []
         read = connection.read_response
+        timer = asyncio.get_running_loop().call_later(within, self._give_up)
         try:
             packed = b"".join(map(pack_command, commands))
             await connection.send_packed_command(packed, check_health=False)
@@ -213,8 +216,16 @@ class Wire:
         except BaseException:
             counters.failures += 1
             await self.close()
+            if self._late:
+                raise TimeoutError from None
             raise
+        finally:
+            timer.cancel()
         return replies
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._connection._writer.transport.abort()  # noqa: SLF001 - what waits for a reply wakes, and sees it closed
 
     async def close(self) -> None:
         """Disconnects; a `run` that is under way fails."""
@@ -257,21 +268,9 @@ class ServerLink(Attempts):
         self, lane: str, commands: Sequence[Command], within: float, after: Command = ()
     ) -> list[Any]:
         """See `Link.run`."""
-        used: list[Wire] = []
-        work = self._run([*commands, after] if after else commands, used)
-        try:
-            replies: list[Any] = await self.bounded(work, min(within, self._attempt))
-        except TimeoutError:
-            for wire in used:
-                await wire.close()
-            raise
-        return replies
-
-    async def _run(self, commands: Sequence[Command], used: list[Wire]) -> Any:
         async with _Turn(self._free, self.counters):
             wire = self._idle.pop() if self._idle else await self.wire()
-            used.append(wire)
-            replies = await wire.run(commands)
+            replies = await wire.run([*commands, after] if after else commands, min(within, self._attempt))
             self._idle.append(wire)
             return replies
 
@@ -279,7 +278,11 @@ class ServerLink(Attempts):
         """A connection for its own, which the caller closes."""
         pool: Any = self._client.connection_pool
         connection = pool.make_connection()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         connection.socket_timeout = None
         return Wire(connection, self.counters)
 

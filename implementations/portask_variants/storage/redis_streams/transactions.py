@@ -68,29 +68,28 @@ class Transactions:
             Exception: redis-py's; nothing is known of any of the writes.
         """
         try:
-            replies: list[Any] = await self._link.bounded(self._run(writes), within)
+            return await self._run(writes, within)
         except BaseException:
             wire, self._wire, self._watched = self._wire, None, {}
             if wire is not None:
                 await wire.close()
             raise
-        return replies
 
-    async def _run(self, writes: Sequence[Write]) -> list[Any]:
+    async def _run(self, writes: Sequence[Write], within: float) -> list[Any]:
         wire = self._wire
         if wire is None:
             wire = self._wire = await self._link.wire()
         lines = [write.line for write in writes]
         if list(self._watched) != lines:
             look = _look(lines)
-            self._watched = _seen(lines, (await wire.run([("UNWATCH",), *look]))[-len(lines) :])
+            self._watched = _seen(lines, (await wire.run([("UNWATCH",), *look], within))[-len(lines) :])
         commands: list[Command] = [("MULTI",)]
         answers: list[list[bytes]] = []
         for write in writes:
             more, answer = _entries(write, self._watched[write.line])
             commands += more
             answers.append(answer)
-        replies = await wire.run([*commands, ("EXEC",), *_look(lines)])
+        replies = await wire.run([*commands, ("EXEC",), *_look(lines)], within)
         done = replies[len(commands)]
         self._watched = _seen(lines, replies[-len(lines) :])
         if isinstance(done, Exception):
