@@ -80,10 +80,12 @@ def test_killed_in_a_loop_it_keeps_every_acknowledged_record(tmp_path: Path, var
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"ready\n"
-            time.sleep(chance.uniform(0, 0.15))
+            # So many answers, however slow the disk is, and then in the middle of whatever it does.
+            first = b"".join(writer.stdout.readline() for _ in range(chance.choice((0, 3, 40))))
+            time.sleep(chance.uniform(0, 0.1))
             writer.send_signal(signal.SIGKILL)
             told, _ = writer.communicate()
-        for line in told.decode().split("\n")[:-1]:  # the last one may be half a line
+        for line in (first + told).decode().split("\n")[:-1]:  # the last one may be half a line
             what, value = line.split()
             if what == "state":
                 state = max(state, int(value))

@@ -186,7 +186,10 @@ class Beside:
                 self.first.setdefault(index, result)
 
         start = clock()
-        while (now := clock()) - start < seconds or number < len(steps):
+        # On a busy machine a short block may end before its first step came back: a figure needs one.
+        while (lasted := (now := clock()) - start) < seconds or number < len(steps) or not took:
+            if lasted > max(PATIENCE, 2 * seconds):
+                raise WrongResult(f"{flight} steps gave no result within {lasted:.0f} s")
             while flight < FLIGHT:
                 index = number % len(steps)
                 workers.submit(steps[index], partial(finish, index, now))
