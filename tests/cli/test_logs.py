@@ -20,6 +20,7 @@ from portask.config import tokens
 def _restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    root.handlers.clear()  # libraries that other tests use may have left theirs
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -106,3 +107,14 @@ def test_tokens_stay_out_wherever_they_stand(capsys: pytest.CaptureFixture[str],
     assert "ValueError" in said
     assert token[-40:] not in said
     assert said.count("portask_…") >= 6
+
+
+def test_a_line_that_cannot_be_written_shows_nothing_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure("info", "json")
+    (handler,) = [each for each in logging.getLogger().handlers if each.get_name() == "portask"]
+    monkeypatch.setattr(handler, "format", lambda _record: 1 / 0)
+    structlog.get_logger("portask.test").info("ready", token="a secret")  # noqa: S106 - that is the point
+    said = capsys.readouterr().err
+    assert said == "a log line of portask.test could not be written: <class 'ZeroDivisionError'>\n"
