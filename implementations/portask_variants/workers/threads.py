@@ -28,7 +28,6 @@ from typing import Any
 from portask.errors import WorkersFull
 from portask.reference.workers import Done, ignore
 
-
 _PATIENCE = 0.008
 """Seconds without a result after which the polling thread lets others have the interpreter."""
 _PAUSE = 50e-6
