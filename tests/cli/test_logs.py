@@ -18,12 +18,15 @@ from portask.config import tokens
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()  # libraries that other tests use may have left theirs
+    """Handlers that libraries, or commands that ran in this process, left behind are put aside."""
+    loggers = [logging.getLogger(), logging.getLogger("portask")]
+    kept = [(each.handlers[:], each.level) for each in loggers]
+    for each in loggers:
+        each.handlers.clear()
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for each, (handlers, level) in zip(loggers, kept, strict=True):
+        each.handlers[:] = handlers
+        each.setLevel(level)
     structlog.reset_defaults()
 
 
