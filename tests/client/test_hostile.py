@@ -149,7 +149,7 @@ async def face(sent: Sent) -> None:
     assert publisher.budget.used == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)  # one that hung would be shrunk without end
 @given(st.lists(FRAMES, max_size=8))
 def test_any_frames_are_faced(sent: Sent) -> None:
-    asyncio.run(face(sent))
+    asyncio.run(asyncio.wait_for(face(sent), 10))
