@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from tests.fuzz.fuzz_codec import MESSAGES, MSGPACK, STRUCT, one_input, outcome, seeds
-
-HERE = Path(__file__).parent
+from tests.fuzz.running import finds_nothing
 
 
 def test_the_seeds_are_batches() -> None:
@@ -30,15 +25,4 @@ def test_random_damage_finds_nothing() -> None:
 
 
 def test_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("atheris", reason="the fuzzer atheris is not installed here: pip install atheris")
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for number, seed in enumerate(seeds()):
-        (corpus / str(number)).write_bytes(seed)
-    child = subprocess.run(
-        [sys.executable, str(HERE / "fuzz_codec.py"), "-runs=20000", "-max_total_time=4", "-rss_limit_mb=2048",
-         "-seed=1", f"-artifact_prefix={tmp_path}/", str(corpus)],
-        cwd=HERE.parents[1], capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr[-3000:]
-    assert "Done " in child.stderr, child.stderr[-3000:]
+    finds_nothing("tests.fuzz.fuzz_codec", seeds(), tmp_path)

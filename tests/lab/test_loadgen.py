@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import portask.sync
 from portask.errors import ConnectFailed, RemoteProtocolError
 from portask.measuring import schedule
 from portask.wire import batches, compression
@@ -406,3 +407,19 @@ def test_the_machine_is_as_busy_as_we_are_at_least() -> None:
     while time.process_time() < began + 0.1:
         pass
     assert 0.1 <= Machine().since(before) < 0.2 * (os.cpu_count() or 1) * 10
+
+
+@pytest.mark.parametrize(("limits", "forgets"), [(broker.FLOW, True), (broker.Limits(), False)])
+def test_a_broker_for_a_flow_keeps_no_more_than_its_limits(limits: broker.Limits, *, forgets: bool) -> None:
+    child = broker.start("epoll", limits=limits)
+    try:
+        with portask.sync.connect(f"portask://127.0.0.1:{child.port}") as client:
+            client.publish_many("a", [bytes(1 << 20)] * 80)
+            until = time.monotonic() + 10
+            while (first := client.topics("a")[0].partitions[0].first) == 0 and time.monotonic() < until:
+                if not forgets and time.monotonic() > until - 7:
+                    break  # three looks at the timers, and nothing was forgotten
+                time.sleep(0.05)
+            assert (first > 0) is forgets
+    finally:
+        child.stop()

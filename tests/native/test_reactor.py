@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -194,7 +195,8 @@ def test_thousands_come_and_go_and_leave_nothing(start: Callable[..., Child]) ->
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
         eventually(lambda: descriptors(child) < 50, "descriptors are left")
-    growth = min(later - earlier for earlier, later in pairwise(before))  # what is kept is kept in each round
+    # The allocator grows now and then; what connections leave behind they leave in each round.
+    growth = median(later - earlier for earlier, later in pairwise(before))
     assert growth < MIB, f"private memory at 5,000 connections, round by round: {before}"
 
 

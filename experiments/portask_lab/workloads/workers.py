@@ -167,17 +167,18 @@ class Beside:
         self.amount = max(1, int(1e-3 * int(params["turn_us"] or 0) / min(self._alone() for _ in range(20))))
         # Importing beside a busy loop takes a thread seconds: each of its many calls waits for the interpreter.
         zstd(b"")
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Each thread makes what it keeps."""
         back: list[BaseException | None] = []
         for step in self.steps[:FLIGHT]:
-            self.workers.submit(step, lambda _, error: back.append(error))
+            self.workers.submit(step, lambda _result, error: back.append(error))
+        self._rest_until(lambda: len(back) >= min(FLIGHT, len(self.steps)))
+        self.error = next(filter(None, back), None)
+
+    def _rest_until(self, over: Callable[[], bool]) -> None:
+        """Polls, and does nothing else meanwhile."""
         until = time.perf_counter() + PATIENCE
-        while len(back) < len(self.steps[:FLIGHT]):
+        while not over():
             if time.perf_counter() > until:
-                raise WrongResult(f"a step gave no result within {PATIENCE:.0f} s")
+                raise WrongResult(f"steps gave no result within {PATIENCE:.0f} s")
             self.workers.poll()
             time.sleep(0.001)
 
@@ -202,7 +203,7 @@ class Beside:
         # On a busy machine a short block may end before its first step came back: a figure needs one.
         while (lasted := (now := clock()) - start) < seconds or number < len(steps) or not took:
             if lasted > max(PATIENCE, 2 * seconds):
-                raise WrongResult(f"{flight} steps gave no result within {lasted:.0f} s")
+                raise WrongResult(f"steps gave no result within {lasted:.0f} s")
             while flight < FLIGHT:
                 index = number % len(steps)
                 workers.submit(steps[index], partial(finish, index, now))
@@ -214,12 +215,7 @@ class Beside:
         lasted = clock() - start
         done = len(took)
         ordered = sorted(took)
-        until = clock() + PATIENCE
-        while flight and clock() < until:
-            workers.poll()
-            time.sleep(0.001)
-        if flight:
-            raise WrongResult(f"{flight} steps gave no result within {PATIENCE:.0f} s")
+        self._rest_until(lambda: not flight)
         return Measurement(
             {
                 "rate": [done / lasted],
