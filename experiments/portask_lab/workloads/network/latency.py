@@ -71,9 +71,9 @@ class Latency(_Latency):
         batches = Batches(self.size, seed=self.seed)
         with (
             start(self.entry, self.params) as child,
-            Timed(child, self.entry, batches, self.size, len(times)) as link,
+            Timed(child, self.entry, [batches], self.size, len(times)) as link,
         ):
-            outcome = openloop.run(link.publisher, link.consumer, batches, times)
+            outcome = openloop.run(link.streams, link.consumer, times)
         return self._measurement(outcome, note)
 
     def _most(self) -> float:
