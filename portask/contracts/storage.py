@@ -106,6 +106,15 @@ class Catalog(Protocol):
 
 
 @runtime_checkable
+class Bounded(Protocol):
+    """A storage with a limit, which can say how far away it is."""
+
+    def room(self) -> int:
+        """Bytes of batches that it would still take, all partitions together. Asked before every append: cheap."""
+        ...
+
+
+@runtime_checkable
 class Deferred(Protocol):
     """A storage that may complete after it returned: it syncs on another thread, or asks a server.
 

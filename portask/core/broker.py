@@ -35,6 +35,7 @@ from portask.core.ranges import NEVER
 from portask.core.restoring import restore
 from portask.core.retention import Retention
 from portask.core.session import ANSWERS_LIMIT, Session
+from portask.core.shortage import Shortage
 from portask.core.topics import check_name
 from portask.errors import Draining, NotPermitted, PortaskError, RemoteProtocolError, UnknownPartition
 from portask.messages import TopicPartition
@@ -106,6 +107,7 @@ class Broker:
         groups: Consumer groups, whether anybody is there or not.
         admission: Who may come in, and what for.
         pacing: Who has to wait.
+        shortage: Who waits for room in the storage.
         arrived: Sessions that received something since the last turn.
         touched: Partitions that were appended to in this turn; see also `touch`.
         shared: The storage, if other brokers use it, too.
@@ -142,6 +144,7 @@ class Broker:
         self.touched: dict[Partition, None] = {}
         self._handshakes: deque[Session] = deque()
         self._next_sweep = 0
+        self.shortage = Shortage(self)
         self._deferred = storage if isinstance(storage, Deferred) else None
         self._gathering = storage if isinstance(storage, Gathering) else None
         self._explained = storage if isinstance(storage, Explained) else None
@@ -275,6 +278,7 @@ class Broker:
         self.draining = True
         self._dirty.update(self.sessions)  # the end of the next turn says it
         self.groups.save()
+        self.shortage.retry()  # to be refused
 
     # ── what requests use ─────────────────────────────────────────────────────────────────────────────────
 
@@ -425,7 +429,12 @@ class Broker:
         session.paused = (
             held or slowed or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
         )
-        if held and not session.congested and session.reading <= ANSWERS_LIMIT:
+        if (
+            held
+            and not session.congested
+            and session.reading <= ANSWERS_LIMIT
+            and session not in self.shortage.waiting
+        ):
             self.arrived[session] = None
         if state is State.DRAINING and not (session.unacked or session.reading or held):
             requests.finish_drain(session)
@@ -446,6 +455,7 @@ class Broker:
         session.channels.clear()  # they refer to it: a session should not need the garbage collector
         session.cursors.clear()
         session.inbox.clear()
+        self.shortage.forget(session)
 
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""
@@ -472,6 +482,11 @@ class Broker:
                         RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING")
                     )
                     self._dirty[session] = None
+        self.retain(now)
+        self.shortage.sweep(now)
+
+    def retain(self, now: int) -> None:
+        """Trims what is over the limits of its retention."""
         retention = self.options.retention
         if retention:
             default = retention.get("")

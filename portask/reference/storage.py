@@ -96,6 +96,10 @@ class MemoryStorage:
         self._used += log.size - before
         done(base, None)
 
+    def room(self) -> int:
+        """See `portask.contracts.Bounded`."""
+        return self._max_bytes - self._used
+
     def _gather(self, log: _Log, batch: RecordBatch, now: int) -> bool:
         """Adds a one-record batch to the open one, or begins another with it."""
         gathered = log.open

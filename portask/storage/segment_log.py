@@ -192,6 +192,10 @@ class SegmentLog(Appending):
         else:
             done(offset, None)
 
+    def room(self) -> int:
+        """See `portask.contracts.Bounded`."""
+        return self._room if self._room > -NO_LIMIT // 2 else NO_LIMIT  # a log that failed says so itself
+
     def trim(self, partition: TopicPartition, before: int = 0, max_bytes: int | None = None) -> None:
         """See `portask.contracts.Storage.trim`.
 
