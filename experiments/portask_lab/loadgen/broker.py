@@ -1,7 +1,7 @@
-"""``python -m portask_lab.loadgen.broker PARTS``: a broker for one measurement.
+"""``python -m portask_lab.loadgen.broker PARTS [LIMITS]``: a broker for one measurement.
 
 Listens on a free port, says ``ready <port>``, and ends on SIGTERM. PARTS is JSON: family → the name of its variant and
-its options; families that are not named are the reference. Logs nothing: what a broker has to complain about, its
+its options; families that are not named are the reference. LIMITS is JSON, too: a `Limits`. Logs nothing: what a broker has to complain about, its
 clients see.
 """
 
@@ -17,12 +17,31 @@ import msgspec
 from portask_lab.loadgen.processes import Child
 
 
+class Limits(msgspec.Struct, omit_defaults=True, frozen=True):
+    """How much a broker keeps; all of it where nothing is said.
+
+    Attributes:
+        bytes: Retention of each partition.
+        age: Retention, seconds.
+        memory: Its watermark, bytes.
+    """
+
+    bytes: int = 0
+    age: float = 0.0
+    memory: int = 1 << 30
+
+
+FLOW = Limits(bytes=64 << 20)
+"""For loads whose messages are read at once: a run of any length, however fast, fits into the broker's memory."""
+
+
 def start(
     variant: str,
     *,
     storage: str = "memory",
     storage_options: Mapping[str, Any] | None = None,
     parts: Mapping[str, str] | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
     **options: Any,
 ) -> Child:
     """A broker in a process of its own, reference variants where nothing else is said.
@@ -34,6 +53,7 @@ def start(
         storage: The storage.
         storage_options: Its options.
         parts: Family → variant without options; stronger than the above, the server included.
+        limits: What it keeps.
         **options: Of the server.
     """
     chosen: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -41,7 +61,8 @@ def start(
         "storage": (storage, storage_options or {}),
         **{family: (name, {}) for family, name in (parts or {}).items()},
     }
-    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", encoded(chosen)])
+    kept = msgspec.json.encode(limits).decode()
+    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", encoded(chosen), kept])
 
 
 def encoded(chosen: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
@@ -54,17 +75,28 @@ def main() -> None:
     """Serves until SIGTERM."""
     import structlog  # noqa: PLC0415 - optional, or only here
 
-    from portask.config.settings import Choice, LimitSettings, ServerSettings, Settings  # noqa: PLC0415 - only here
+    from portask.config.settings import (  # noqa: PLC0415 - only here
+        Choice,
+        LimitSettings,
+        MemorySettings,
+        Retention,
+        ServerSettings,
+        Settings,
+        TopicSettings,
+    )
     from portask.contracts import Closeable  # noqa: PLC0415 - likewise
     from portask.server.build import build  # noqa: PLC0415 - optional, or only here
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     chosen: dict[str, Any] = {f: Choice(*part) for f, part in msgspec.json.decode(sys.argv[1]).items()}
     server_part = chosen.pop("server")
+    kept = msgspec.json.decode(sys.argv[2] if len(sys.argv) > 2 else "{}", type=Limits)
     settings = Settings(
         server=ServerSettings(variant=server_part.variant, port=0, options=server_part.options),
         **chosen,
         limits=LimitSettings(max_connections=1_000_000, idle_timeout_s=0.0),
+        topics=TopicSettings(retention=Retention(kept.bytes, kept.age)),
+        memory=MemorySettings(kept.memory),
     )
     engine, server = build(settings)
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())

@@ -53,6 +53,7 @@ def run(
     seconds: float,
     in_flight: int,
     *,
+    paired: bool = False,
     start: int = 0,
     window: Callable[[], None] = lambda: None,
 ) -> Throughput:
@@ -63,6 +64,7 @@ def run(
         consumers: Each subscribed to all of it.
         seconds: Including the warm-up.
         in_flight: Batches of one publisher that may be under way.
+        paired: Each consumer is subscribed to the publisher in its place, whose number is 0, and to no other.
         start: When to begin, ``CLOCK_MONOTONIC`` ns: for several processes that are to do it together. At once by
             default.
         window: Called when the window begins and when it ends.
@@ -77,6 +79,11 @@ def run(
     for fd in readers:
         poller.register(fd, select.EPOLLIN)
     sent = [0] * len(publishers)
+
+    def taken(place: int) -> int:
+        """Batches of a publisher that everybody has who is to have them."""
+        return consumers[place].taken[0] if paired else min(consumer.taken[place] for consumer in consumers)
+
     start = start or monotonic_ns()
     time.sleep(max(0, start - monotonic_ns()) / 1e9)
     opens, ends = start + int(WARM_UP * seconds * 1e9), start + int(seconds * 1e9)
@@ -87,13 +94,13 @@ def run(
             if not began and now >= opens:
                 window()
                 busy, began, at_begin = thread_busy(), monotonic_ns(), _received(consumers)
-            for fd, _ in poller.poll(0 if _publish(publishers, consumers, sent, in_flight) else 0.001):
+            for fd, _ in poller.poll(0 if _publish(publishers, taken, sent, in_flight) else 0.001):
                 readers[fd]()
         at_end = _received(consumers)
         busy = (thread_busy() - busy) / (now - began)
         window()
         deadline = now + _DRAIN_NS
-        while any(consumer.taken != sent for consumer in consumers):
+        while any(taken(place) != number for place, number in enumerate(sent)):
             if monotonic_ns() > deadline:
                 raise WrongResult(
                     f"of {sent} batches sent only {[consumer.taken for consumer in consumers]} arrived"
@@ -103,7 +110,8 @@ def run(
             for fd, _ in poller.poll(0.001):
                 readers[fd]()
     count = publishers[0][1].count
-    if any(consumer.messages != sum(sent) * count for consumer in consumers):
+    due = [number * count for number in sent] if paired else [sum(sent) * count] * len(consumers)
+    if [consumer.messages for consumer in consumers] != due:
         raise WrongResult("a consumer received more or fewer messages than were sent")
     span = (now - began) / 1e9
     deliveries = sum((consumer.deliveries for consumer in consumers), Counter[int]())
@@ -119,7 +127,7 @@ def run(
 
 def _publish(
     publishers: Sequence[tuple[Publisher, Ring]],
-    consumers: Sequence[CountingConsumer],
+    taken: Callable[[int], int],
     sent: list[int],
     in_flight: int,
 ) -> bool:
@@ -130,7 +138,7 @@ def _publish(
         if publisher.blocked:
             continue
         number = sent[place]
-        free = min(consumer.taken[place] for consumer in consumers) + in_flight - number
+        free = taken(place) + in_flight - number
         if free > 0:
             frames = ring.frames(number, min(free, max(1, _BURST_BYTES // ring.frame_size)))
             publisher.send(frames)

@@ -38,7 +38,7 @@ class Portask:
 
     def start(self) -> Child:
         """See `Product.start`."""
-        return broker.start(self._variant, parts=self._parts)
+        return broker.start(self._variant, parts=self._parts, limits=broker.FLOW)
 
     async def connect(self, port: int, deliver: Deliver) -> None:
         """See `Product.connect`."""

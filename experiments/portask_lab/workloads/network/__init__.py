@@ -60,6 +60,12 @@ _CONNECTIONS = (
     Metric("kernel", "B/conn", "none", words="kernel memory"),
     Metric("trip", "µs", "none", words="p99 round trip"),
 )
+_FAIRNESS = (
+    Metric("ratio", "x", "lower", 1, words="p99 beside it ÷ alone"),
+    Metric("p99", "µs", "lower", words="p99 beside it"),
+    Metric("alone", "µs", "none", words="p99 alone"),
+    Metric("load", "1/s", "none", words="load beside"),
+)
 
 WORKLOADS: tuple[Workload, ...] = (
     Workload("network.latency", "server", "Latency", "end-to-end latency, lean generator", _LATENCY, RELAYS),
@@ -83,6 +89,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("network.cpu", "server", "Cpu", "CPU of the broker, lean generator", _CPU),
     Workload("network.client_cpu", "server", "ClientCpu", "CPU of the broker, Python clients", _CPU, PEERS),
     Workload("network.connections", "server", "Connections", "connections held, all alive", _CONNECTIONS),
+    Workload("network.fairness", "server", "Fairness", "quiet producers beside a disturbance", _FAIRNESS),
 )
 
 
@@ -173,6 +180,7 @@ _MODULES = {
     "Cpu": "cpu",
     "ClientCpu": "cpu",
     "Connections": "connections",
+    "Fairness": "fairness",
 }
 
 

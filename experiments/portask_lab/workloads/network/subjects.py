@@ -31,7 +31,7 @@ def start(entry: Entry, params: Params) -> Child:
     if is_relay(entry):
         made: relay.Relay = entry.make()
         return made.start()
-    return broker.start(entry.name, parts=parts(params))
+    return broker.start(entry.name, parts=parts(params), limits=broker.FLOW)
 
 
 def product(entry: Entry, params: Params) -> Product:
