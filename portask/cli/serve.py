@@ -28,7 +28,7 @@ from portask.core.broker import Broker
 from portask.core.requests import promise_of
 from portask.errors import ConfigError, PortaskError
 from portask.server.authentication import authenticator
-from portask.server.build import build, options
+from portask.server.build import build, options, settle
 from portask.server.tls import Tls, tls
 from portask.wire import accelerate
 
@@ -101,6 +101,7 @@ def serve(
         _cannot_keep(folder, error)
     reload = _Reload(engine, encryption, settings, lambda: resolve(path, os.environ, overrides))
     _on_signals(runner.stop, reload)
+    settle()
     place = settings.server
     listening = False
 

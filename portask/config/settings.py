@@ -179,7 +179,8 @@ class MemorySettings(Struct, frozen=True):
         Meta(
             ge=1024**2,
             le=2**62,
-            description="a number of bytes from 1048576: the most that is queued in RAM; publishers then wait or are refused",
+            description="a number of bytes from 1048576: the most that is queued in RAM"
+            "; publishers then wait or are refused",
         ),
     ] = _GIB
 

@@ -50,6 +50,9 @@ _SECOND = 1_000_000
 _OPEN = State.OPEN  # members of an enumeration are slow to look up
 SWEEP = _SECOND
 """µs between looks at the timers."""
+RETAIN = 4 << 20
+"""Bytes by which a partition grows until its retention is looked at, if no timer comes before: what a fast producer
+writes in a second takes tens of milliseconds to forget, and everybody else would wait for it."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +248,8 @@ class Broker:
                 self.delivery.fresh(partition, now)
             else:
                 self.delivery.behind.update(partition.cursors)
+            if partition.grown >= RETAIN:
+                self._retain(partition, now)
         if self.delivery.behind:
             self.delivery.catch_up(now)
         if groups.groups and groups.busy:
@@ -487,11 +492,14 @@ class Broker:
 
     def retain(self, now: int) -> None:
         """Trims what is over the limits of its retention."""
-        retention = self.options.retention
-        if retention:
-            default = retention.get("")
+        if self.options.retention:
             for topic in self.topics.values():
-                policy = retention.get(topic.name, default)
-                if policy is not None:
-                    for partition in topic.partitions:
-                        policy.apply(self.storage, partition.key, now)
+                for partition in topic.partitions:
+                    self._retain(partition, now)
+
+    def _retain(self, partition: Partition, now: int) -> None:
+        partition.grown = 0
+        retention = self.options.retention
+        policy = retention.get(partition.key.topic) or retention.get("")
+        if policy is not None:
+            policy.apply(self.storage, partition.key, now)

@@ -62,6 +62,7 @@ def _stored(  # noqa: PLR0917 - the first five are bound when the batch arrives
         _lost(broker, channel, slot, error)
         return
     partition = channel.partition
+    partition.grown += len(batch.data)
     following = offset + batch.count
     # another broker on the same store may have appended more meanwhile
     if following > partition.next:  # noqa: PLR1730 - once a batch, and `max` is a call

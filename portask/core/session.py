@@ -135,12 +135,13 @@ class Session:
         self.cursors: dict[int, Cursor | Seat] = {}
         self.next_delivery = control.DELIVERY_CHANNELS
 
-    def receive(self, data: Buffer) -> None:
+    def receive(self, data: Buffer) -> int:
         """See `portask.contracts.Endpoint.receive`."""
         frames = self.connection.receive(data)
         if frames:
             self.inbox += frames
         self._broker.arrived[self] = None
+        return len(frames)
 
     def receive_frames(self, frames: list[Frame], refused: Buffer = b"") -> None:
         """See `portask.contracts.FramedEndpoint.receive_frames`."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from portask.contracts import Endpoint
+from portask.contracts import Endpoint, next_read
 from portask.server.driver import Driver, Link, LoopServer
 
-_READ = 256 * 1024
+_LEAST, _READ = 8 * 1024, 256 * 1024
 _HIGH = 256 * 1024
 
 
@@ -52,10 +52,14 @@ class StreamsServer(LoopServer):
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             transport = cast("asyncio.Transport", writer.transport)
             link = driver.connect(transport, lambda endpoint, _: _StreamLink(driver, writer, endpoint))
+            room = _LEAST
             try:
-                while data := await reader.read(_READ):
-                    link.endpoint.receive(data)
+                while data := await reader.read(room):
+                    frames = link.endpoint.receive(data)
                     driver.arrived()
+                    if len(data) == room:
+                        await asyncio.sleep(0)  # more may be here already, but it is the others' turn
+                    room = next_read(len(data), frames, room, _LEAST, _READ)
             except ConnectionError:
                 pass  # the peer is gone; what it had open is given up below
             finally:

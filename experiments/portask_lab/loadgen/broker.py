@@ -1,8 +1,8 @@
 """``python -m portask_lab.loadgen.broker PARTS [LIMITS]``: a broker for one measurement.
 
 Listens on a free port, says ``ready <port>``, and ends on SIGTERM. PARTS is JSON: family → the name of its variant and
-its options; families that are not named are the reference. LIMITS is JSON, too: a `Limits`. Logs nothing: what a broker has to complain about, its
-clients see.
+its options; families that are not named are the reference. LIMITS is JSON, too: a `Limits`. Logs nothing: what a
+broker has to complain about, its clients see.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
         TopicSettings,
     )
     from portask.contracts import Closeable  # noqa: PLC0415 - likewise
-    from portask.server.build import build  # noqa: PLC0415 - optional, or only here
+    from portask.server.build import build, settle  # noqa: PLC0415 - optional, or only here
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     chosen: dict[str, Any] = {f: Choice(*part) for f, part in msgspec.json.decode(sys.argv[1]).items()}
@@ -99,6 +99,7 @@ def main() -> None:
         memory=MemorySettings(kept.memory),
     )
     engine, server = build(settings)
+    settle()
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
     try:
         server.run(engine, "127.0.0.1", 0, lambda _host, port: print(f"ready {port}", flush=True))  # noqa: T201 - it is asked to say its port

@@ -105,7 +105,9 @@ def run(loads: Sequence[Load], window: Callable[[], None] = lambda: None) -> Out
         if each.error:
             raise (WrongResult if each.wrong else PortaskError)(each.error)
     return Outcome(
-        sum(each.rate for each in found), sum(each.received for each in found), min(each.busy for each in found)
+        sum(each.rate for each in found),
+        sum(each.received for each in found),
+        min(each.busy for each in found),
     )
 
 

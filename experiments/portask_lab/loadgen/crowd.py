@@ -26,7 +26,9 @@ from portask_lab.loadgen.team import Team, answer
 _PARALLEL = 256
 """Connects under way at once, within the accept backlog of any server."""
 _SPARE_FILES = 64
-_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT, linux/in.h: the port is chosen by connect, so each serves every destination
+_NO_PORT = (
+    24  # IP_BIND_ADDRESS_NO_PORT, linux/in.h: the port is chosen by connect, so each serves every destination
+)
 STEP_SECONDS = 60.0
 """How long one step (connecting so many, one round trip on each) may take."""
 

@@ -28,9 +28,7 @@ class Team:
         self._processes: list[subprocess.Popen[bytes]] = []
         for own in arguments:
             command = [sys.executable, "-m", module, *own]
-            self._processes.append(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            )
+            self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 
     def __len__(self) -> int:
         return len(self._processes)

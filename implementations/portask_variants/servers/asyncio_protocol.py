@@ -5,25 +5,38 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+from portask.contracts import next_read
 from portask.server.driver import Driver, Link, LoopServer
 
+_LEAST, _READ = 8 * 1024, 256 * 1024
 
-class _Protocol(asyncio.Protocol):
-    __slots__ = ("_driver", "_link")
+
+class _Protocol(asyncio.BufferedProtocol):
+    """Its buffers are its own so that it says how much is read at once. One lives as long as frames look into it."""
+
+    __slots__ = ("_buffer", "_driver", "_link", "_room")
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._link: Link | None = None
+        self._room = _LEAST
+        self._buffer = memoryview(b"")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # a stream transport of asyncio or uvloop; the callback's type says less than what the loops pass
         self._link = self._driver.connect(cast("asyncio.Transport", transport))
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self._buffer = memoryview(bytearray(self._room))
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data, self._buffer = self._buffer[:nbytes], memoryview(b"")
         link = self._link
         if link is not None:
-            link.endpoint.receive(data)
+            frames = link.endpoint.receive(data)
             self._driver.arrived()
+            self._room = next_read(nbytes, frames, self._room, _LEAST, _READ)
 
     def pause_writing(self) -> None:
         if self._link is not None:

@@ -21,8 +21,12 @@ use std::time::{Duration, Instant};
 
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
-/// Connections accepted in one pass, at most: others wait for their turn as well.
-const ACCEPTS: usize = 256;
+/// Connections accepted in one pass, at most: each costs the interpreter some tens of µs, and others wait as well.
+const ACCEPTS: usize = 64;
+/// About as many frames of one peer in one pass: see `portask.contracts.server.next_read`, whose rule this is.
+const FRAMES: usize = 64;
+/// The least that is read at once.
+const LEAST: usize = 8 * 1024;
 /// How long nothing is accepted when descriptors ran out.
 const STARVED: Duration = Duration::from_millis(10);
 /// Buffers a `sendmsg`: the kernel's limit.
@@ -77,6 +81,8 @@ pub struct Peer<T> {
     stream: Stream,
     unsent: Option<Box<Unsent>>,
     watched: EventFlags,
+    /// Bytes to read at once.
+    room: usize,
     /// What the caller keeps of it.
     pub tag: Option<T>,
 }
@@ -309,7 +315,7 @@ impl<T> Sockets<T> {
         let watched = EventFlags::IN;
         self.poller.add(&fd, u64::from(place), watched)?;
         self.peers[place as usize] =
-            Some(Peer { fd, stream: Stream::new(HELLO_LIMIT), unsent: None, watched, tag: None });
+            Some(Peer { fd, stream: Stream::new(HELLO_LIMIT), unsent: None, watched, room: LEAST, tag: None });
         self.pass.accepted.push((place, address));
         Ok(())
     }
@@ -355,7 +361,7 @@ impl<T> Sockets<T> {
             }
         }
         let room = self.buffers.room();
-        let most = room.len().min(self.read_bytes);
+        let most = room.len().min(self.read_bytes).min(peer.room);
         match receive(&peer.fd, &mut room[..most]) {
             Ok(Some(count)) if count > 0 => {
                 // SAFETY: `receive` wrote so many bytes there.
@@ -368,6 +374,11 @@ impl<T> Sockets<T> {
                     Cut::Whole(head, body) => frames.push(Taken::new(head, body.into())),
                     Cut::Refused(header) => refused = Some(header),
                 });
+                if frames.len() > FRAMES {
+                    peer.room = (count * FRAMES / frames.len()).clamp(LEAST, most.max(LEAST));
+                } else if count == most && 4 * frames.len() <= FRAMES {
+                    peer.room = (4 * peer.room).min(self.read_bytes.max(LEAST));
+                }
             }
             Ok(None) => {}
             // what came before is handled first: the end is seen again in the next pass
