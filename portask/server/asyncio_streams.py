@@ -54,12 +54,15 @@ class StreamsServer(LoopServer):
             link = driver.connect(transport, lambda endpoint, _: _StreamLink(driver, writer, endpoint))
             room = _LEAST
             try:
-                while data := await reader.read(room):
-                    frames = link.endpoint.receive(data)
-                    driver.arrived()
-                    if len(data) == room:
-                        await asyncio.sleep(0)  # more may be here already, but it is the others' turn
-                    room = next_read(len(data), frames, room, _LEAST, _READ)
+                while data := await reader.read(_READ):
+                    rest = memoryview(data)
+                    while rest:
+                        piece, rest = rest[:room], rest[room:]
+                        frames = link.endpoint.receive(piece)
+                        driver.arrived()
+                        room = next_read(len(piece), frames, room, _LEAST, _READ)
+                        if rest:
+                            await asyncio.sleep(0)  # it is the others' turn
             except ConnectionError:
                 pass  # the peer is gone; what it had open is given up below
             finally:
