@@ -61,8 +61,8 @@ class StreamsServer(LoopServer):
                         frames = link.endpoint.receive(piece)
                         driver.arrived()
                         room = next_read(len(piece), frames, room, _LEAST, _READ)
-                        if rest:
-                            await asyncio.sleep(0)  # it is the others' turn
+                        if rest or reader.at_eof():
+                            await asyncio.sleep(0)  # a turn: for the others, and before it is hung up on
             except ConnectionError:
                 pass  # the peer is gone; what it had open is given up below
             finally:
