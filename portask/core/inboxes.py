@@ -94,6 +94,16 @@ def send(broker: Broker, session: Session, frame: Frame) -> None:
         PortaskError: see `check_send`.
     """
     name, batch = check_send(broker, session, frame)
+    hand_over(broker, session, frame, name, batch)
+
+
+def hand_over(broker: Broker, session: Session, frame: Frame, name: str, batch: RecordBatch) -> None:
+    """Hands what a SEND brings to whoever waits at the inbox.
+
+    Raises:
+        UnknownTopic: nobody does.
+        NotPermitted: nobody there takes more at the moment.
+    """
     inbox = broker.inboxes.get(name)
     if inbox is None:
         raise UnknownTopic(f"nobody waits at {name}: who asked has gone")
