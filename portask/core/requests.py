@@ -86,9 +86,7 @@ def check_open(broker: Broker, session: Session, frame: Frame) -> control.Open:
     return body
 
 
-def to_open(
-    broker: Broker, session: Session, topic: Topic, body: control.Open, channel: int
-) -> Partition:
+def to_open(broker: Broker, session: Session, topic: Topic, body: control.Open, channel: int) -> Partition:
     """The partition that an OPEN means, now that its topic is there.
 
     Raises:

@@ -52,6 +52,7 @@ class Worker:
         self.broker = broker
         self.bell = bell
         self.woken = False
+        self.clients: dict[Session, Client] = {}
         broker.wake = self._wake
 
     def _wake(self) -> None:
@@ -70,9 +71,8 @@ class Worker:
 
     def take_turn(self) -> None:
         """What a server does around a turn; a receive buffer is destroyed after it."""
-        clients = self.several.clients
-        mine = [client for client in clients.values() if client.desk is self]
-        buffers = [client.sends() for client in mine]
+        clients = self.clients
+        buffers = [client.sends() for client in clients.values()]
         self.woken = False
         for session in self.broker.turn(self.now):
             client = clients.get(session)
@@ -94,7 +94,6 @@ class Several:
         capacity: int = 1 << 20,
     ) -> None:
         self.now = START
-        self.clients: dict[Session, Client] = {}
         self.capacity = capacity
         counts = Counts(places)
         self.workers = []
@@ -135,7 +134,7 @@ class Several:
     ) -> Client:
         """A new connection at a worker, past its handshake unless told otherwise."""
         client = Client(self.workers[place], max_frame, peer)  # type: ignore[arg-type]  # as good as a desk
-        self.clients[client.session] = client
+        self.workers[place].clients[client.session] = client
         if greet:
             client.connection.send_hello("test", token)
             self.turn()

@@ -111,7 +111,9 @@ def test_a_small_credit_reads_everything_and_never_more(several: Several) -> Non
     seen: list[bytes] = []
     for number in range(8):
         seen += reader.payloads()
-        assert len(seen) <= number + 2, "stored together, two records may be one batch, and a batch is never cut"
+        assert len(seen) <= number + 2, (
+            "stored together, two records may be one batch, and a batch is never cut"
+        )
         reader.credit(1, 0)
         several.turn()
     seen += reader.payloads()

@@ -1,4 +1,4 @@
-"""``python -m portask_lab.loadgen.broker PARTS``: a broker for one measurement.
+"""``python -m portask_lab.loadgen.broker PARTS [WORKERS]``: a broker for one measurement.
 
 Listens on a free port, says ``ready <port>``, and ends on SIGTERM. PARTS is JSON: family → the name of its variant and
 its options; families that are not named are the reference. Logs nothing: what a broker has to complain about, its
@@ -10,11 +10,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from portask_lab.loadgen.processes import Child
+
+if TYPE_CHECKING:
+    from portask.config import Settings
 
 
 def start(
@@ -23,6 +26,7 @@ def start(
     storage: str = "memory",
     storage_options: Mapping[str, Any] | None = None,
     parts: Mapping[str, str] | None = None,
+    workers: int = 1,
     **options: Any,
 ) -> Child:
     """A broker in a process of its own, reference variants where nothing else is said.
@@ -34,6 +38,7 @@ def start(
         storage: The storage.
         storage_options: Its options.
         parts: Family → variant without options; stronger than the above, the server included.
+        workers: Processes that share the work; those of more than one are children of the `Child`'s.
         **options: Of the server.
     """
     chosen: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -41,7 +46,7 @@ def start(
         "storage": (storage, storage_options or {}),
         **{family: (name, {}) for family, name in (parts or {}).items()},
     }
-    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", encoded(chosen)])
+    return Child([sys.executable, "-m", "portask_lab.loadgen.broker", encoded(chosen), str(workers)])
 
 
 def encoded(chosen: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
@@ -54,25 +59,51 @@ def main() -> None:
     """Serves until SIGTERM."""
     import structlog  # noqa: PLC0415 - optional, or only here
 
-    from portask.config.settings import Choice, LimitSettings, ServerSettings, Settings  # noqa: PLC0415 - only here
+    from portask.config.settings import (  # noqa: PLC0415 - only here
+        Choice,
+        LimitSettings,
+        LogSettings,
+        ServerSettings,
+        Settings,
+    )
     from portask.contracts import Closeable  # noqa: PLC0415 - likewise
     from portask.server.build import build  # noqa: PLC0415 - optional, or only here
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     chosen: dict[str, Any] = {f: Choice(*part) for f, part in msgspec.json.decode(sys.argv[1]).items()}
     server_part = chosen.pop("server")
+    workers = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     settings = Settings(
-        server=ServerSettings(variant=server_part.variant, port=0, options=server_part.options),
+        server=ServerSettings(
+            variant=server_part.variant, port=0, workers=workers, options=server_part.options
+        ),
         **chosen,
         limits=LimitSettings(max_connections=1_000_000, idle_timeout_s=0.0),
+        logging=LogSettings(level="error"),
     )
+    if workers > 1:
+        _serve_together(settings, workers)
+        return
     engine, server = build(settings)
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
     try:
-        server.run(engine, "127.0.0.1", 0, lambda _host, port: print(f"ready {port}", flush=True))  # noqa: T201 - it is asked to say its port
+        server.run(engine, "127.0.0.1", 0, _ready)
     finally:
         if isinstance(engine.storage, Closeable):
             engine.storage.close()
+
+
+def _ready(_host: str, port: int) -> None:
+    print(f"ready {port}", flush=True)  # noqa: T201 - it is asked to say its port
+
+
+def _serve_together(settings: Settings, workers: int) -> None:
+    from portask.multicore import choosing  # noqa: PLC0415 - only here
+    from portask.multicore.supervisor import Supervisor  # noqa: PLC0415 - likewise
+
+    supervisor = Supervisor(choosing.choose(settings, workers), workers)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: supervisor.stop())
+    supervisor.run(_ready)
 
 
 if __name__ == "__main__":
