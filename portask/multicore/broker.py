@@ -134,6 +134,7 @@ class WorkerBroker(Broker):
         self._waiting: dict[int, dict[HomeSession, None]] = {}  # for a link, or for room in it
         self._appends: dict[int, tuple[int, Appended]] = {}
         self._last_append = 0
+        self._leaving: list[Proxy] = []
         self._congestion: dict[HomeSession, None] = {}
         self.credits = Credits(self)
         super().__init__(storage, options, rewrite, authenticator)
@@ -183,11 +184,15 @@ class WorkerBroker(Broker):
         if self._congestion:
             self._tell_congestion()
         departing = super().turn(now)
+        while self._leaving:
+            proxy = self._leaving.pop()
+            self._drop(proxy.link, proxy)
         self.credits.settle()
         leaving = []
         for session in departing:
             if type(session) is Proxy:
-                self._send_home(session)
+                if session.number in session.link.proxies:
+                    self._send_home(session)
             else:
                 leaving.append(session)
         for link in self.links.values():
@@ -542,7 +547,7 @@ class WorkerBroker(Broker):
     def _detached(self, link: Link, message: Message) -> None:
         proxy = link.proxies.get(message.session)
         if proxy is not None:
-            self._drop(link, proxy)
+            self._leaving.append(proxy)  # once it has handled what came before
 
     def _congested(self, link: Link, message: Message) -> None:
         proxy = link.proxies.get(message.session)

@@ -9,7 +9,7 @@ import msgspec
 from portask.core.partitions import Subscription
 from portask.core.ranges import NEVER
 from portask.core.session import Session
-from portask.multicore.deliveries import has_work, is_reading
+from portask.multicore.deliveries import has_work, is_reading, is_short
 from portask.multicore.links import Aside, Kind, Message
 from portask.multicore.purses import Amounts
 from portask.multicore.routing import NO_ROOM, SPLIT
@@ -66,7 +66,7 @@ class Credits:
         else:
             member.limit += in_flight
             self._broker.groups.nudge(member)
-        if self._is_short(subscription):
+        if is_short(subscription) and has_work(subscription):
             self.starving(subscription)
 
     def recalled(self, session: Session, number: int) -> None:
@@ -96,12 +96,6 @@ class Credits:
         if route is not None and route.purse is not None:
             amounts = msgspec.msgpack.decode(message.body, type=tuple[int, int, int])
             route.purse.returned(place, amounts, wants=bool(message.flags))
-
-    def _is_short(self, subscription: Subscription) -> bool:
-        if subscription.session.congested or not has_work(subscription):
-            return False
-        member = subscription.member
-        return not (subscription.ready() if member is None else member.room)
 
     def _give_back(self, subscription: Subscription, *, wants: bool) -> None:
         amounts = [subscription.messages, subscription.bytes, 0]

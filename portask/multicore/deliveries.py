@@ -36,7 +36,7 @@ class WatchedDelivery(Delivery):
         if (
             cursor.offset < cursor.partition.next
             and not cursor.reading
-            and (subscription.messages <= 0 or subscription.bytes <= 0)
+            and is_short(subscription)
         ):
             self.starving(subscription)
 
@@ -62,8 +62,18 @@ class WatchedGroupDelivery(GroupDelivery):
     def _look(self, share: Share) -> None:
         if share.pending and not share.reading:
             for seat in list(share.seats):
-                if not seat.member.room and not seat.member.subscription.session.congested:
+                if is_short(seat.member.subscription):
                     self.starving(seat.member.subscription)
+
+
+def is_short(subscription: Subscription) -> bool:
+    """Whether it lacks credit of any kind."""
+    member = subscription.member
+    return (
+        subscription.messages <= 0
+        or subscription.bytes <= 0
+        or (member is not None and member.limit <= member.in_flight)
+    )
 
 
 def has_work(subscription: Subscription) -> bool:

@@ -36,8 +36,14 @@ def _recall(broker: WorkerBroker, session: Session, frame: Frame) -> None:
     broker.credits.recalled(session, frame.channel)
 
 
+def _drain(broker: WorkerBroker, session: Session, _frame: Frame) -> None:
+    session.connection.drain()  # what is under way is finished, and the end of the turn answers
+    broker.mark(session)
+
+
 _OWN: dict[int, Callable[[WorkerBroker, Session, Frame], None]] = {
     Opcode.SUBSCRIBE: _subscribe,
+    Opcode.DRAIN: _drain,
     Aside.GRANT: _grant,
     Aside.RECALL: _recall,
 }

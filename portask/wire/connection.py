@@ -183,6 +183,11 @@ class Connection:
         self._enter(State.OPEN)
         self._peer_limit = hello.max_frame
 
+    def drain(self) -> None:
+        """The peer said DRAIN, elsewhere."""
+        if self.state is State.OPEN:
+            self._enter(State.DRAINING)
+
     def hang_up(self) -> None:
         """Closes without a word: the peer connects again."""
         self._enter(State.CLOSED)
