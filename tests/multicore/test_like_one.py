@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portask.contracts import EARLIEST, LATEST
 from portask.core.broker import Options
 from portask.messages import Message
-from portask.server.dead_letters import rewrite
 from portask.wire import batches, control, inboxes, windows
 from portask.wire.frames import REPLY, WINDOW, Opcode
 from tests.core.talking import CODEC, LOTS, Client, Desk
@@ -64,7 +62,8 @@ class World:
         self.members: dict[tuple[int, int], str] = {}
         self.group_records: dict[str, list[Any]] = defaultdict(list)
         self.number = 100
-        self.asked = 0
+        self.limited: set[tuple[int, int]] = set()
+        self.loose: set[tuple[int, int]] = set()  # given up with too little credit: what came is a matter of luck
 
     def take(self, step: Step) -> None:
         client = self.clients[step.who]
@@ -73,7 +72,7 @@ class World:
                 self.number += 1
                 self._say(step.who, client, ask)
         self.turn()
-        for _ in range(20):
+        for _ in range(200):
             self.settle()
             if not self._look():
                 return
@@ -104,6 +103,8 @@ class World:
             case "subscribe":
                 text, channel, start, partition, messages = rest
                 body = control.Subscribe(text, start, None, partition, messages, LOTS)
+                if messages < LOTS:
+                    self.limited.add((who, channel))
                 connection.send_control(Opcode.SUBSCRIBE, body, number, channel)
             case "join":
                 text, channel, group, most = rest
@@ -113,6 +114,7 @@ class World:
                 self.members.setdefault((who, channel), group)
                 connection.send_control(Opcode.SUBSCRIBE, body, number, channel)
             case "unsubscribe":
+                self.loose |= self.limited & {(who, rest[0])}
                 connection.send(Opcode.UNSUBSCRIBE, b"", number, rest[0])
             case "credit":
                 channel, messages = rest
@@ -175,13 +177,12 @@ class World:
             seen.delivered[channel] += len(found)
             seen.records[channel, topic, partition] += found
             return False
+        if client.hung_up:
+            return False  # whether it still came is a matter of luck: nobody acknowledges it, and it comes again
         (first, last, _), rest = windows.split(memoryview(frame.body))
         found = [each for each in records(rest) if first <= each[0] <= last]
         self.group_records[self.members[who, channel]] += [(topic, partition, *each) for each in found]
-        if not client.hung_up:
-            client.connection.send_control(
-                Opcode.ACK, control.Ack([(first, last)]), 0, frame.channel
-            )
+        client.connection.send_control(Opcode.ACK, control.Ack([(first, last)]), 0, frame.channel)
         return True
 
     def result(self) -> Any:
@@ -251,10 +252,12 @@ asks = st.one_of(
         st.sampled_from([EARLIEST, 0, 1]),
     ),
     st.tuples(st.just("send"), st.sampled_from(["_inbox.x", "_inbox.y"])),
-    st.tuples(st.just("describe"), st.sampled_from([">", "a", "", "a..b"])),
     st.tuples(st.just("drop"), st.sampled_from(GROUPS)),
 )
-endings = st.sampled_from([("drain",), ("leave",)])
+# what is in flight in the very moment is not the same everywhere
+alone = st.sampled_from(
+    [("drain",), ("leave",), *(("describe", each) for each in (">", "a", "", "a..b"))]
+)
 steps = st.builds(
     Step,
     st.integers(0, CLIENTS - 1),
@@ -262,7 +265,7 @@ steps = st.builds(
         st.lists(asks, min_size=1, max_size=5).map(tuple),
         st.lists(asks, min_size=1, max_size=5).map(tuple),
         st.lists(asks, min_size=1, max_size=5).map(tuple),
-        st.tuples(endings),
+        st.tuples(alone),
     ),
 )
 OPTIONS = Options(max_channels=5, keepalive=0)
@@ -270,7 +273,6 @@ OPTIONS = Options(max_channels=5, keepalive=0)
 
 def single() -> World:
     desk = Desk(OPTIONS)
-    desk.broker.groups.dead_letters = desk.broker.groups.dead_letters
     return World(lambda number: desk.client(peer=f"c:{number}"), desk.turn, desk.settle)
 
 
@@ -281,7 +283,7 @@ def several(places: int, capacity: int) -> World:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     places=st.integers(2, 5),
     capacity=st.sampled_from([4096, 1 << 16, 1 << 20]),
@@ -309,12 +311,7 @@ def check_records(one: World, many: World, *, final: bool) -> None:
     for who, (expected, seen) in enumerate(zip(one.seen, many.seen, strict=True)):
         for key in expected.records.keys() | seen.records.keys():
             had, got = expected.records[key], seen.records[key]
-            if final and not one.clients[who].hung_up:
-                pass
             shorter = min(len(had), len(got))
             assert had[:shorter] == got[:shorter], "records of a partition come in order, whoever sends them"
-    if final:
-        assert rewrite
-
-
-_ = pytest
+            if final and not one.clients[who].hung_up and (who, key[0]) not in one.loose:
+                assert had == got, "with credit for everything, everything comes"
