@@ -5,6 +5,7 @@ from portask.registry import Entry
 _THREADS = frozenset({"threads"})
 _PROCESSES = frozenset({"threads", "processes"})
 _TLS = frozenset({"tls"})
+_MULTICORE = frozenset({"multicore"})
 
 VARIANTS = (
     Entry(
@@ -144,6 +145,7 @@ VARIANTS = (
         "epoll",
         "portask_variants.servers.epoll:EpollServer",
         "a bare epoll loop",
+        capabilities=_MULTICORE,
         requires="portask_variants.servers.epoll:why_not",
     ),
 )

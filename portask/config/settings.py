@@ -59,6 +59,12 @@ class ServerSettings(Struct, frozen=True):
             description=f'"", "{PLAIN}" or "{ANYONE}": needed beyond loopback without [tls], without [auth]'
         ),
     ] = ""
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0, le=256, description="a number of processes that share the work, 0 to 256; 0 for one a core"
+        ),
+    ] = 1
     options: Options = {}
 
 

@@ -16,7 +16,7 @@ from portask.contracts.codec import Codec, StreamDecoder, StreamingCodec
 from portask.contracts.compression import Compression, Packed
 from portask.contracts.pool import Pool, PoolStats
 from portask.contracts.ring import RECORD_OVERHEAD, BatchRing, Ring, SharedRing, WaitingRing
-from portask.contracts.server import Endpoint, Engine, FramedEndpoint, Server, next_read
+from portask.contracts.server import Endpoint, Engine, FramedEndpoint, Multicore, Server, next_read
 from portask.contracts.sharing import Grant, GroupPart, Sequenced, Shared, SharedGroups
 from portask.contracts.storage import (
     COALESCE_WINDOW_US,
@@ -61,6 +61,7 @@ __all__ = [
     "Grant",
     "GroupPart",
     "GroupState",
+    "Multicore",
     "NativeSteps",
     "Packed",
     "Pool",

@@ -144,3 +144,16 @@ class Server(Protocol):
     def stop(self) -> None:
         """Ends `run`. Safe from other threads and from signal handlers; idempotent."""
         ...
+
+
+@runtime_checkable
+class Multicore(Protocol):
+    """A server that can be one of several processes behind one address; those have the capability "multicore"."""
+
+    def share(self, bell: int) -> None:
+        """Called before `Server.run`: others listen at the same address (SO_REUSEPORT), and wake this one.
+
+        Args:
+            bell: A file descriptor, not the server's to read or close. As long as it is readable, turns are due.
+        """
+        ...

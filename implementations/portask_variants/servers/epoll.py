@@ -88,8 +88,13 @@ class EpollServer:
         self._by_endpoint: dict[Endpoint, _Peer] = {}
         self._leaving: dict[_Peer, float] = {}  # hung up on, with something unsent, until then
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = -1
         self._stopped = False
         self._now = clock()
+
+    def share(self, bell: int) -> None:
+        """See `portask.contracts.Multicore.share`."""
+        self._bell = bell
 
     def stop(self) -> None:
         """See `portask.contracts.Server.stop`."""
@@ -103,14 +108,19 @@ class EpollServer:
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         """See `portask.contracts.Server.run`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        shared = self._bell >= 0
         with (
-            socket.create_server((host, port), family=family, backlog=self._backlog) as listener,
+            socket.create_server(
+                (host, port), family=family, backlog=self._backlog, reuse_port=shared
+            ) as listener,
             select.epoll() as epoll,
         ):
             listener.setblocking(False)
             self._engine, self._epoll = engine, epoll
             epoll.register(listener, select.EPOLLIN)
             epoll.register(self._wake_fd, select.EPOLLIN)
+            if shared:
+                epoll.register(self._bell, select.EPOLLIN)  # the turn that follows each wait reads it
             engine.wake = self._wake
             try:
                 ready(*listener.getsockname()[:2])
