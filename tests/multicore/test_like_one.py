@@ -63,7 +63,9 @@ class World:
         self.group_records: dict[str, list[Any]] = defaultdict(list)
         self.number = 100
         self.limited: set[tuple[int, int]] = set()
-        self.loose: set[tuple[int, int]] = set()  # given up with too little credit: what came is a matter of luck
+        self.loose: set[tuple[int, int]] = (
+            set()
+        )  # given up with too little credit: what came is a matter of luck
 
     def take(self, step: Step) -> None:
         client = self.clients[step.who]
@@ -178,7 +180,9 @@ class World:
             seen.records[channel, topic, partition] += found
             return False
         if client.hung_up:
-            return False  # whether it still came is a matter of luck: nobody acknowledges it, and it comes again
+            return (
+                False  # whether it still came is a matter of luck: nobody acknowledges it, and it comes again
+            )
         (first, last, _), rest = windows.split(memoryview(frame.body))
         found = [each for each in records(rest) if first <= each[0] <= last]
         self.group_records[self.members[who, channel]] += [(topic, partition, *each) for each in found]
@@ -255,9 +259,7 @@ asks = st.one_of(
     st.tuples(st.just("drop"), st.sampled_from(GROUPS)),
 )
 # what is in flight in the very moment is not the same everywhere
-alone = st.sampled_from(
-    [("drain",), ("leave",), *(("describe", each) for each in (">", "a", "", "a..b"))]
-)
+alone = st.sampled_from([("drain",), ("leave",), *(("describe", each) for each in (">", "a", "", "a..b"))])
 steps = st.builds(
     Step,
     st.integers(0, CLIENTS - 1),

@@ -20,8 +20,8 @@ from portask_lab.loadgen.messages import Ring
 from portask_lab.loadgen.team import Team, answer
 from portask_lab.workloads import WrongResult
 
-SATURATED = 0.95
-"""Share of the time from which on a thread is busy all the time."""
+SATURATED = 0.9
+"""Share of the time from which on a thread counts as busy all the time: some waits are its own, for the next window."""
 _AHEAD_NS = 100_000_000
 """How long before they begin all are told when."""
 

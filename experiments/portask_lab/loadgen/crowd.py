@@ -73,7 +73,8 @@ class Members:
 
     def __init__(self, port: int, place: int = 0) -> None:
         self._port = port
-        self._source = f"127.0.{1 + place // 250}.{1 + place % 250}"
+        self._place = place
+        self._generation = 0
         self._socks: dict[int, socket.socket] = {}
         self._reasons: dict[str, int] = {}
         self._number = 0
@@ -148,6 +149,8 @@ class Members:
         count, total = len(self._socks), Report(0, 0, 0.0)
         while not total.seconds or total.seconds < seconds:
             self.close()
+            # ports of connections that were closed rest for a minute: the next ones come from another address
+            self._generation = (self._generation + 1) % 200
             found = self.grow(count)
             total.alive += found.alive
             total.failed += found.failed
@@ -168,7 +171,7 @@ class Members:
             sock = socket.socket()
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_IP, _NO_PORT, 1)
-            sock.bind((self._source, 0))
+            sock.bind((f"127.{self._generation}.{1 + self._place // 250}.{1 + self._place % 250}", 0))
             code = sock.connect_ex(("127.0.0.1", self._port))
         except OSError as error:
             code = error.errno or 0

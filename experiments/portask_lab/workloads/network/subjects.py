@@ -31,7 +31,7 @@ def start(entry: Entry, params: Params) -> Child:
     if is_relay(entry):
         made: relay.Relay = entry.make()
         return made.start()
-    return broker.start(entry.name, parts=parts(params), limits=broker.FLOW)
+    return broker.start(entry.name, parts=parts(params), limits=broker.FLOW, workers=workers(params))
 
 
 def product(entry: Entry, params: Params) -> Product:
@@ -45,6 +45,11 @@ def parts(params: Params) -> dict[str, str]:
     """Family → variant of a broker that is not all reference but for its server: ``codec=struct storage=…``."""
     pairs = (pair.partition("=") for pair in str(params.get("parts") or "").split())
     return {family: name for family, _, name in pairs}
+
+
+def workers(params: Params) -> int:
+    """Processes that the broker is to have."""
+    return number(params, "workers") if "workers" in params else 1
 
 
 def number(params: Params, name: str) -> int:
