@@ -2,11 +2,11 @@
 
 A criterion is a pass mark on some cases. The judgement of one value looks at its whole interval: ``pass`` when all of
 it lies on the good side of the mark, ``fail`` when all of it lies on the bad side, ``inconclusive`` when it straddles
-the mark or when there is no interval. A criterion of ``existence`` is proven by one success on one case. One, two or three processes give a wide interval or none; what they found may
+the mark or when there is no interval. One, two or three processes give a wide interval or none; what they found may
 still leave no doubt. So it is a ``fail`` as well when every single process missed the mark by at least the criterion's
 ``margin``, a factor that stands in the file before anything is measured. There is no such rule for passing: few lucky
-processes prove nothing. A criterion on several cases is failed by one that fails. ``criteria.toml`` has the five that
-Portask was built for and describes the form.
+processes prove nothing. A criterion on several cases is failed by one that fails; but one of ``existence`` is proven by
+one success on one of them. ``criteria.toml`` has the five that Portask was built for and describes the form.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from portask.registry import Entry
 from portask_lab.loadgen import openloop
 from portask_lab.loadgen.crowd import Crowd
 from portask_lab.loadgen.flood import Flood
-from portask_lab.loadgen.latencies import histogram, percentile
+from portask_lab.loadgen.latencies import percentile
 from portask_lab.loadgen.messages import Batches
 from portask_lab.loadgen.processes import Child
 from portask_lab.workloads import Measurement, Params
@@ -66,7 +66,6 @@ class Fairness:
         before, after = _p99(alone), _p99(beside)
         return Measurement(
             metrics={"ratio": [after / before], "p99": [after], "alone": [before], "load": [load]},
-            latencies=[histogram(beside.latencies, "p99", _RATE, f"beside {self.beside}")],
             notes=[f"fairness: the load beside {self.quiet:,} quiet producers is {what}"],
             invalid=alone.invalid or beside.invalid,
         )

@@ -18,7 +18,7 @@ from portask.registry import Entry
 from portask_lab.loadgen import closedloop, crew, openloop
 from portask_lab.loadgen.consumer import CountingConsumer
 from portask_lab.loadgen.crowd import Crowd, Report
-from portask_lab.loadgen.latencies import histogram, percentile
+from portask_lab.loadgen.latencies import percentile
 from portask_lab.loadgen.links import Publisher
 from portask_lab.loadgen.messages import Batches, Ring
 from portask_lab.loadgen.processes import Child
@@ -81,7 +81,6 @@ class ScalingLatency(_Scaling):
         ordered = sorted(outcome.latencies)
         return Measurement(
             metrics={"p50": [percentile(ordered, 0.5) / 1000], "p99": [percentile(ordered, 0.99) / 1000]},
-            latencies=[histogram(ordered, "p99", _RATE, "constant")],
             invalid=outcome.invalid,
         )
 
