@@ -96,6 +96,8 @@ class Consumer:
                 self._deliver(channel, start + HEADER_SIZE, end, now)
             elif opcode == Opcode.ERROR:
                 raise links.read_error(bytes(view[start + HEADER_SIZE : end]))
+            else:
+                self._other(opcode, start + HEADER_SIZE, end)
             start = end
         self._held = size - start
         if start and self._held:
@@ -137,6 +139,9 @@ class Consumer:
             self._used_messages += count
             self._used_bytes += length
             start = stop
+
+    def _other(self, opcode: int, start: int, end: int) -> None:
+        """Another frame, whose body lies there in the buffer."""
 
     def _take(self, at: int, now: int) -> None:
         """A batch as it was published; ``at`` is where its first payload begins."""

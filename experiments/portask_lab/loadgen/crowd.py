@@ -1,8 +1,8 @@
 """Many connections, every one alive: established is not alive, so each makes a round trip.
 
 ``python -m portask_lab.loadgen.crowd PORT PLACE`` is one client process; `Crowd` drives several of them. A process may
-hold as many connections as its limit of open files allows, and each has a source address of its own in 127.0.0.0/8,
-since one address has some 28,000 ports for one destination.
+hold as many connections as its limit of open files allows. Each has source addresses of its own in 127.0.0.0/8: one
+address has some 28,000 ports for one destination, and from half of them on the kernel searches long for a free one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from portask_lab.loadgen.team import Team, answer
 _PARALLEL = 256
 """Connects under way at once, within the accept backlog of any server."""
 _SPARE_FILES = 64
-_NO_PORT = (
-    24  # IP_BIND_ADDRESS_NO_PORT, linux/in.h: the port is chosen by connect, so each serves every destination
-)
+_SOURCES = 8
+"""Source addresses of one process."""
+_NO_PORT = 24
+"""IP_BIND_ADDRESS_NO_PORT of linux/in.h: connect chooses the port, so that one serves every destination."""
 STEP_SECONDS = 60.0
 """How long one step (connecting so many, one round trip on each) may take."""
 
@@ -74,7 +75,7 @@ class Members:
     def __init__(self, port: int, place: int = 0) -> None:
         self._port = port
         self._place = place
-        self._generation = 0
+        self._generation = self._begun = 0
         self._socks: dict[int, socket.socket] = {}
         self._reasons: dict[str, int] = {}
         self._number = 0
@@ -171,7 +172,8 @@ class Members:
             sock = socket.socket()
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_IP, _NO_PORT, 1)
-            sock.bind((f"127.{self._generation}.{1 + self._place // 250}.{1 + self._place % 250}", 0))
+            self._begun += 1
+            sock.bind((f"127.{self._generation}.{self._place}.{1 + self._begun % _SOURCES}", 0))
             code = sock.connect_ex(("127.0.0.1", self._port))
         except OSError as error:
             code = error.errno or 0
