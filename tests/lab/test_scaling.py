@@ -101,7 +101,7 @@ def test_a_generator_that_was_the_limit_makes_the_run_void(
 
 
 def test_a_process_of_a_team_that_ends_is_an_error() -> None:
-    with Team("this", [()]) as team, pytest.raises(PortaskError, match="ended with status"):
+    with Team("string", [()]) as team, pytest.raises(PortaskError, match="ended with status"):
         team.hear(Report)
 
 
