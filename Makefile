@@ -14,9 +14,9 @@ help:  ## what there is
 lab: $(NATIVE)  ## measure every variant on this machine; ends with verdicts and a report
 	$(BIN)/portask lab run --profile $(or $(PROFILE),quick) $(LAB)
 
-test: $(NATIVE)  ## every test
+test: $(NATIVE)  ## every test; two files at a time, for most of it is waiting
 	@$(PLUGIN)/native.sh test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 native: export PORTASK_REQUIRE_NATIVE = 1
 native: $(NATIVE)  ## the Rust plug-in, built into .venv (lab, test and lint build it too where cargo is)

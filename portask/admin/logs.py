@@ -7,16 +7,24 @@ tokens.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 
 from portask.config.tokens import hide
 
 _HANDLER = "portask"
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Says that a line is lost, and no more: logging's own complaint shows the event before tokens are hidden."""
+        with contextlib.suppress(Exception):
+            self.stream.write(f"a log line of {record.name} could not be written: {sys.exc_info()[0]}\n")
 
 
 def configure(
@@ -50,7 +58,7 @@ def configure(
     else:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines(sys.stderr)
     handler.set_name(_HANDLER)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

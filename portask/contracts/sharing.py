@@ -44,6 +44,10 @@ class Shared(Protocol):
     Both the partition and its topic may be new here. May be called for nothing; must be called in the end whatever
     happens to the other broker. 0 announces a topic."""
 
+    lost: Callable[[TopicPartition, int], None]
+    """Set by the owner, called from `Deferred.poll`: the store forgot records that were acknowledged, and gives their
+    offsets, from this one on, to others. A broker hears it when it appends to the partition."""
+
     def topics(self) -> Mapping[str, int]:
         """Topics, and how many partitions they have, as far as is known without asking. Changes with time."""
         ...

@@ -165,6 +165,7 @@ class Broker:
         self.shared = storage if isinstance(storage, Shared) else None
         if self.shared is not None:
             self.shared.grown = self._grew
+            self.shared.lost = self._went_back
         if self._deferred is not None:
             self._deferred.notify = self._notified
         self._offer = self._make_offer()
@@ -412,6 +413,19 @@ class Broker:
             partition.next = following
             partition.fresh.clear()  # readers go to the storage: they lack what others appended
             self.touch(partition)
+
+    def _went_back(self, key: TopicPartition, offset: int) -> None:
+        """The store forgot what it had, from that offset on, and gives the offsets out again."""
+        topic = self.topics.get(key.topic)
+        if topic is None or key.partition >= len(topic.partitions):
+            return
+        partition = topic.partitions[key.partition]
+        partition.next = offset
+        partition.fresh.clear()
+        for cursor in list(partition.cursors):
+            if cursor.offset > offset:
+                self.delivery.move(cursor, offset)
+        self.touch(partition)
 
     def commit(self) -> None:
         """Has a storage that gathers complete what came so far, as far as it can at once."""

@@ -87,6 +87,18 @@ class Delivery:
         self.behind.update(self.later)
         self.later.clear()
 
+    def move(self, cursor: Cursor, offset: int) -> None:
+        """The cursor goes on there, and the client is told: retention overtook it, or the log lost its end."""
+        session = cursor.subscription.session
+        if session.gone:
+            return
+        cursor.offset = offset
+        key = cursor.partition.key
+        body = control.Assigned(key.topic, key.partition, cursor.delivery, offset)
+        session.connection.send_control(Opcode.SUBSCRIBE, body, 0, cursor.subscription.channel, REPLY)
+        self._mark(session)
+        self.behind[cursor] = None
+
     def _read(self, cursor: Cursor, now: int) -> None:
         partition = cursor.partition
         known = self._reads.get((partition, cursor.offset)) if self._reads is not None else None
@@ -100,8 +112,10 @@ class Delivery:
             cursor.reading = False
             if cursor not in partition.cursors:
                 return  # it unsubscribed meanwhile
-            if isinstance(error, OffsetOutOfRange):
-                self._skip(cursor, error.first)
+            if cursor.offset != offset:
+                self.behind[cursor] = None  # it was moved meanwhile
+            elif isinstance(error, OffsetOutOfRange):
+                self.move(cursor, error.first)
             elif isinstance(error, StorageUnavailable):
                 self.later[cursor] = None
             elif error is not None:
@@ -114,18 +128,6 @@ class Delivery:
                 self._deliver(cursor, pieces)
 
         self._storage.read(partition.key, offset, min(READ_LIMIT, max(cursor.subscription.bytes, 1)), done)
-
-    def _skip(self, cursor: Cursor, first: int) -> None:
-        """Retention overtook the cursor: it goes on at the oldest record, and the client is told where that is."""
-        session = cursor.subscription.session
-        if session.gone:
-            return
-        cursor.offset = first
-        key = cursor.partition.key
-        body = control.Assigned(key.topic, key.partition, cursor.delivery, first)
-        session.connection.send_control(Opcode.SUBSCRIBE, body, 0, cursor.subscription.channel, REPLY)
-        self._mark(session)
-        self.behind[cursor] = None
 
     def _deliver(self, cursor: Cursor, pieces: list[Piece]) -> None:
         """Sends the pieces, which lie one after the other from the cursor on, as far as credit and the frame allow."""

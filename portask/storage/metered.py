@@ -238,6 +238,15 @@ class _Shared:
     def grown(self, grown: Callable[[TopicPartition, int], None]) -> None:
         self.storage.grown = grown
 
+    @property
+    def lost(self) -> Callable[[TopicPartition, int], None]:
+        found: Callable[[TopicPartition, int], None] = self.storage.lost
+        return found
+
+    @lost.setter
+    def lost(self, lost: Callable[[TopicPartition, int], None]) -> None:
+        self.storage.lost = lost
+
     def topics(self) -> Mapping[str, int]:
         found: Mapping[str, int] = self.storage.topics()
         return found

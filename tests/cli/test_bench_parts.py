@@ -124,7 +124,7 @@ def test_one_bit_is_noticed(at: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [SMALLEST, 40, 63])
-@pytest.mark.parametrize("run", [RUN, new_run(text=True)])
+@pytest.mark.parametrize("run", [RUN, new_run(text=True)], ids=["binary", "text"])
 def test_a_message_cut_short_is_noticed(cut: int, run: int) -> None:
     messages = Source(run, 0, 64, 1).batch(0, 3)
     messages[1] = Message(messages[1].payload[:cut])

@@ -18,11 +18,15 @@ from portask.config import tokens
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    """Handlers that libraries, or commands that ran in this process, left behind are put aside."""
+    loggers = [logging.getLogger(), logging.getLogger("portask")]
+    kept = [(each.handlers[:], each.level) for each in loggers]
+    for each in loggers:
+        each.handlers.clear()
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for each, (handlers, level) in zip(loggers, kept, strict=True):
+        each.handlers[:] = handlers
+        each.setLevel(level)
     structlog.reset_defaults()
 
 
@@ -106,3 +110,14 @@ def test_tokens_stay_out_wherever_they_stand(capsys: pytest.CaptureFixture[str],
     assert "ValueError" in said
     assert token[-40:] not in said
     assert said.count("portask_…") >= 6
+
+
+def test_a_line_that_cannot_be_written_shows_nothing_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure("info", "json")
+    (handler,) = [each for each in logging.getLogger().handlers if each.get_name() == "portask"]
+    monkeypatch.setattr(handler, "format", lambda _record: 1 / 0)
+    structlog.get_logger("portask.test").info("ready", token="a secret")
+    said = capsys.readouterr().err
+    assert said == "a log line of portask.test could not be written: <class 'ZeroDivisionError'>\n"

@@ -36,7 +36,7 @@ def test_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
     for number, seed in enumerate(seeds()):
         (corpus / str(number)).write_bytes(seed)
     child = subprocess.run(
-        [sys.executable, str(HERE / "fuzz_codec.py"), "-runs=20000", "-max_total_time=4", "-rss_limit_mb=512",
+        [sys.executable, str(HERE / "fuzz_codec.py"), "-runs=20000", "-max_total_time=4", "-rss_limit_mb=2048",
          "-seed=1", f"-artifact_prefix={tmp_path}/", str(corpus)],
         cwd=HERE.parents[1], capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip

@@ -30,7 +30,7 @@ def test_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
         (corpus / str(number)).write_bytes(seed)
     child = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.fuzz_wire", "-runs=20000", "-max_total_time=4",
-         "-rss_limit_mb=512", "-seed=1", f"-artifact_prefix={tmp_path}/", str(corpus)],
+         "-rss_limit_mb=2048", "-seed=1", f"-artifact_prefix={tmp_path}/", str(corpus)],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr[-3000:]

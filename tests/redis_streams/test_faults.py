@@ -45,6 +45,7 @@ class Load:
 
     def __init__(self, driver: Driver, keys: list[TopicPartition]) -> None:
         self.acked: dict[TopicPartition, dict[int, bytes]] = {key: {} for key in keys}
+        self.overwritten = 0
         self.errors: list[PortaskError] = []
         self._driver = driver
         self._over = False
@@ -71,6 +72,7 @@ class Load:
                 nonlocal waiting
                 waiting -= 1
                 if error is None:
+                    self.overwritten += offset in self.acked[key]
                     self.acked[key][offset] = payload
                 else:
                     self.errors.append(error)
@@ -400,10 +402,16 @@ def test_an_ack_waits_for_replicas_if_it_should(make: Make) -> None:
         )
 
 
-def test_a_cluster_fails_over(make: Make) -> None:
-    """A primary is killed; its replica takes over, and the old one comes back as the replica of that."""
+@pytest.mark.parametrize("replicas", [1, 0])
+def test_a_cluster_fails_over(
+    replicas: int, make: Make, logged: list[Any], record_property: Callable[[str, Any], None]
+) -> None:
+    """A primary is killed; its replica takes over, and the old one comes back as the replica of that.
+
+    With WAIT nothing that was acknowledged is lost. Without, what is lost is counted, and said.
+    """
     cluster = Cluster(*ALWAYS, executable=executable("cluster"))
-    driver = make(Place("cluster", cluster), timeout_s=60, attempt_s=1.0, wait_replicas=1)
+    driver = make(Place("cluster", cluster), timeout_s=60, attempt_s=1.0, wait_replicas=replicas)
     load = Load(driver, [TopicPartition("load", number) for number in range(8)])
     try:
         until(lambda: min(map(len, load.acked.values())) > 50)
@@ -415,11 +423,66 @@ def test_a_cluster_fails_over(make: Make) -> None:
         until(lambda: all(len(load.acked[key]) > mark + 50 for key, mark in marks.items()), 40)
         load.stop()
         assert load.errors == []
+        lost = driver.storage.counters["lost"]
+        record_property("acknowledged and lost", lost)
+        assert load.overwritten == lost
+        assert (lost > 0) is any("lost records" in str(entry["event"]) for entry in logged)
+        assert not (replicas and lost)
         check_all_there(load, driver)
         driver.storage.close()
     finally:
         load.stop()
         cluster.stop()
+
+
+def test_a_server_that_forgets_is_found_out(make: Make, logged: list[Any]) -> None:
+    port = free_port()
+    child = start("valkey", port=port)
+    driver = make(Place("valkey", child), timeout_s=20)
+    heard: list[tuple[TopicPartition, int]] = []
+    driver.storage.lost = lambda key, offset: heard.append((key, offset))
+    try:
+        for number in range(5):
+            assert driver.append(batch_of(b"%d" % number)) == number
+        child.kill()
+        child = start("valkey", port=port)
+        assert driver.append(batch_of(b"another")) == 0
+        assert driver.append(batch_of(b"and one more")) == 1
+        assert driver.storage.counters["lost"] == 5
+        assert heard == [(KEY, 0)]
+        (said,) = [entry for entry in logged if "lost records" in str(entry["event"])]
+        assert (said["log_level"], said["partition"], said["from_offset"]) == ("error", str(KEY), 0)
+    finally:
+        driver.storage.close()
+        child.kill()
+
+
+def test_subscribers_get_what_follows_when_the_server_forgot(start_broker: StartBroker) -> None:
+    """They stand behind the end: what comes next has offsets that they saw before."""
+    port = free_port()
+    child = start("valkey", port=port)
+    settings = {"storage.variant": "redis", "storage.options.url": f"redis://127.0.0.1:{port}"}
+    broker = start_broker(settings)
+
+    async def work() -> list[bytes]:
+        nonlocal child
+        async with connect(broker.url) as client:
+            subscription = await client.subscribe("a", "latest")
+            await client.publish_many("a", [b"old %d" % number for number in range(9)])
+            found = [(await subscription.get(10)).payload for _ in range(9)]
+            child.kill()
+            child = start("valkey", port=port)
+            for number in range(3):
+                await client.publish("a", b"new %d" % number)
+            return found + [(await subscription.get(10)).payload for _ in range(3)]
+
+    try:
+        found = asyncio.run(work())
+    finally:
+        broker.stop()
+        broker.engine.storage.close()  # type: ignore[attr-defined]
+        child.kill()
+    assert found == [b"old %d" % number for number in range(9)] + [b"new %d" % number for number in range(3)]
 
 
 def _taken_over(cluster: Cluster, victim: int, port: int) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -120,6 +122,56 @@ async def test_a_broker_that_dies_leaves_its_records_to_the_others(store: dict[s
             done = {message.payload for message in held[:20]}
             assert sorted([*worker.got, *done]) == sorted(b"%d" % number for number in range(300))
             await worker.stop()
+
+
+async def test_three_brokers_share_the_work_and_two_go_on_without_the_third(
+    store: dict[str, Any], record_property: Callable[[str, Any], None]
+) -> None:
+    """Three producers and six members, each with a broker of its own to begin with; one broker is killed under load."""
+    with in_processes(store, 3) as children:
+        places = [f"127.0.0.1:{child.port}" for child in children]
+        urls = ["portask://" + ",".join(places[at:] + places[:at]) for at in range(3)]
+        acked: set[bytes] = set()
+        got: list[bytes] = []
+        stopped = asyncio.Event()
+
+        async def produce(name: int) -> None:
+            async with connect(urls[name], **QUICK) as client:
+                for number in itertools.count():
+                    if stopped.is_set():
+                        return
+                    jobs = [b"%d:%d:%d" % (name, number, at) for at in range(10)]
+                    await client.publish_many("jobs", jobs)
+                    acked.update(jobs)
+
+        async with AsyncExitStack() as open_clients:
+            members = [
+                await open_clients.enter_async_context(connect(urls[at % 3], **QUICK)) for at in range(6)
+            ]
+            await members[0].create_topic("jobs", 4)
+            workers = [Worker(client, f"member {at}") for at, client in enumerate(members)]
+            for worker in workers:
+                worker.got = got
+                await worker.ready.wait()
+            producing = [asyncio.create_task(produce(name)) for name in range(3)]
+            await until(lambda: len(acked) >= 1000 and len(got) >= 500)
+            children[0].kill()
+            before = len(acked)
+            await until(lambda: len(acked) >= before + 1000)
+            stopped.set()
+            await asyncio.gather(*producing)
+            await until(lambda: acked <= set(got), 30)
+            info = await settled(members[1])
+            assert (info.lag, info.pending) == (0, 0)
+            for worker in workers:
+                await worker.stop()
+    record_property("acked", len(acked))
+    record_property("delivered", len(got))
+    twice = len(got) - len(set(got))
+    record_property("delivered twice", twice)
+    assert twice < before, (
+        "what the dead broker had given out, and what it stored and could not say so any more"
+    )
 
 
 async def test_what_is_given_back_is_taken_at_once(two: tuple[RunningBroker, RunningBroker]) -> None:

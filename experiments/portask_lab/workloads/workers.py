@@ -59,10 +59,8 @@ _own = threading.local()
 
 def zstd(data: bytes) -> bytes:
     """A step that costs some hundred µs and releases the GIL: zstd, a compressor for each thread."""
-    import zstandard  # noqa: PLC0415 - optional: where it is missing, the other workloads are still found
-
     if not hasattr(_own, "compressor"):
-        import zstandard  # noqa: PLC0415 - the other workloads do without
+        import zstandard  # noqa: PLC0415 - optional: where it is missing, the other workloads are still found
 
         _own.compressor = zstandard.ZstdCompressor(level=_LEVEL)
     compressed: bytes = _own.compressor.compress(data)
@@ -167,6 +165,21 @@ class Beside:
         self.epoll = select.epoll()
         self.amount = 1000
         self.amount = max(1, int(1e-3 * int(params["turn_us"] or 0) / min(self._alone() for _ in range(20))))
+        # Importing beside a busy loop takes a thread seconds: each of its many calls waits for the interpreter.
+        zstd(b"")
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Each thread makes what it keeps."""
+        back: list[BaseException | None] = []
+        for step in self.steps[:FLIGHT]:
+            self.workers.submit(step, lambda _, error: back.append(error))
+        until = time.perf_counter() + PATIENCE
+        while len(back) < len(self.steps[:FLIGHT]):
+            if time.perf_counter() > until:
+                raise WrongResult(f"a step gave no result within {PATIENCE:.0f} s")
+            self.workers.poll()
+            time.sleep(0.001)
 
     def measure(self, seconds: float) -> Measurement:
         """Steps that came back, how long they took, and the turns that the loop did meanwhile."""

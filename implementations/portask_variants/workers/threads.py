@@ -5,6 +5,10 @@ count of jobs in flight. A job holds its own result, and the jobs in flight also
 order of their submission, which only the polling thread touches: results come out in order without a lock
 of ours, and a slow step holds back those behind it. A thread writes ``finished`` last.
 
+A thread that has waited for the interpreter may starve beside a loop that never sleeps: each time the loop asks the
+kernel something it gives the interpreter up and takes it again before the thread has woken, and the thread's wait of
+``sys.getswitchinterval()`` begins anew. So `poll` stands still for a moment, now and then, while steps are due.
+
 ``concurrent.futures`` pays a future, its condition and two locks for each step: for an empty step several
 times the CPU, on the polling thread too.
 """
@@ -18,10 +22,16 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import monotonic, sleep
 from typing import Any
 
 from portask.errors import WorkersFull
 from portask.reference.workers import Done, ignore
+
+_PATIENCE = 0.008
+"""Seconds without a result after which the polling thread lets others have the interpreter."""
+_PAUSE = 50e-6
+"""Seconds: about what a thread needs to wake up."""
 
 
 class _Job:
@@ -56,6 +66,7 @@ class ThreadWorkers:
         self._limit = limit
         self._notify = notify
         self._flight: deque[_Job] = deque()
+        self._moved = monotonic()  # when something came back, or is given time to
         self._queue: _Jobs = SimpleQueue()
         self._threads = [
             threading.Thread(
@@ -79,6 +90,8 @@ class ThreadWorkers:
         if len(self._flight) >= self._limit:
             raise WorkersFull(f"{self._limit} steps are in flight: poll and try again, or raise the limit")
         job = _Job(step, done)
+        if not self._flight:
+            self._moved = monotonic()
         self._flight.append(job)
         self._queue.put(job)
 
@@ -99,6 +112,11 @@ class ThreadWorkers:
                 self._notify()
                 raise
             count += 1
+        if count:
+            self._moved = monotonic()
+        elif flight and monotonic() - self._moved > _PATIENCE:
+            sleep(_PAUSE)
+            self._moved = monotonic()
         return count
 
     def close(self) -> None:

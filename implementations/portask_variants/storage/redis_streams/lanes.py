@@ -79,16 +79,26 @@ class Lanes:
         on_stored: Told the next offset and the bytes of a partition that was written; on the loop's thread.
         retries: Pipelines and requests that were tried again.
         expired: Given up after all.
+        lost: Offsets that were acknowledged here and given out again: records that the server forgot.
     """
 
     def __init__(
-        self, settings: Settings, compression: Compression | None, settled: Callable[[Line, int, int], None]
+        self,
+        settings: Settings,
+        compression: Compression | None,
+        settled: Callable[[Line, int, int], None],
+        went_back: Callable[[Line, int], None],
     ) -> None:
-        """``settled(line, appends, bytes)`` is called on the broker's thread once those were called back."""
+        """Both are called on the broker's thread.
+
+        ``settled(line, appends, bytes)``: those were called back. ``went_back(line, offset)``: the server forgot what
+        it had acknowledged, from that offset on.
+        """
         self.completions = Completions()
         self._settled = settled
+        self._went_back = went_back
         self.load = 0.0
-        self.retries = self.expired = 0
+        self.retries = self.expired = self.lost = 0
         self._settings = settings
         self._finish = packer(compression, lambda: self.load) if compression is not None else None
         self.on_stored: Callable[[TopicPartition, int, int], None] = lambda *_: None
@@ -279,8 +289,15 @@ class Lanes:
             outcomes, following, size, _ = (word.decode() for word in reply)
             full = explain(Exception("OOM"), self._settings.server) if "!" in outcomes else _NEVER
             self.on_stored(line.key, int(following), int(size))
-            stored = (_stored, line, int(following), int(size))
-            self._finished(line, write, stored, (write.tell, outcomes.split(), full))
+            told = outcomes.split()
+            calls: list[Call] = [(_stored, line, int(following), int(size)), (write.tell, told, full)]
+            first = next((int(outcome) for outcome in told if outcome.isdigit()), None)
+            if first is not None:
+                if first < line.acked:
+                    self.lost += line.acked - first
+                    calls.insert(0, (self._went_back, line, first))
+                line.acked = int(following)
+            self._finished(line, write, *calls)
         if line.busy:
             self._ready[line] = None
         return again

@@ -49,9 +49,11 @@ class Line:
         number: Of the last write.
         slow: Writes that are still to go by the script, whatever their size.
         entry: Bytes that an entry has, about, as those that were read last.
+        acked: The next offset after the last write; no later one begins before it, unless the server forgot something.
     """
 
     __slots__ = (
+        "acked",
         "entry",
         "first",
         "key",
@@ -84,6 +86,7 @@ class Line:
         self.number = 0
         self.slow = 0
         self.entry = ENTRY
+        self.acked = 0
 
     @property
     def busy(self) -> bool:

@@ -96,6 +96,7 @@ class Streams(Grouped):
         self._health = health_s
         self._server = server
         self.grown: Callable[[TopicPartition, int], None] = lambda *_: None
+        self.lost: Callable[[TopicPartition, int], None] = lambda *_: None
         self._name = secrets.token_hex(8)
         self._keys = Keys(prefix, self._name)
         self._coalesce_bytes = coalesce_bytes
@@ -118,7 +119,7 @@ class Streams(Grouped):
             pipeline_bytes=_PIPELINE,
             replicas=wait_replicas,
         )
-        self._lanes = Lanes(settings, compression, self._settled)
+        self._lanes = Lanes(settings, compression, self._settled, self._went_back)
         self._lease = lease_s
         self._sharing = Sharing(
             self._keys,
@@ -297,6 +298,17 @@ class Streams(Grouped):
                 else:
                     self._flushes.append((marks, done))
 
+    def _went_back(self, line: Line, offset: int) -> None:
+        """The server forgot what it had acknowledged, from that offset on."""
+        line.next = offset
+        log.error(
+            "the store lost records that it had acknowledged",
+            partition=str(line.key),
+            from_offset=offset,
+            hint="appendfsync always keeps them over a crash, wait_replicas over a failover",
+        )
+        self.lost(line.key, offset)
+
     def flush(self, done: Saved) -> None:
         """See `portask.contracts.Storage.flush`. Appends that failed were told so themselves."""
         self.commit()
@@ -391,7 +403,12 @@ class Streams(Grouped):
     def counters(self) -> dict[str, int]:
         """What happened between here and the server, for a metrics page."""
         lanes = self._lanes
-        return {**self._link.counters.snapshot(), "retries": lanes.retries, "given_up": lanes.expired}
+        return {
+            **self._link.counters.snapshot(),
+            "retries": lanes.retries,
+            "given_up": lanes.expired,
+            "lost": lanes.lost,
+        }
 
     def close(self) -> None:
         """Hands over what is left and waits for it for `_CLOSING` s; calls back; disconnects. Idempotent."""
