@@ -33,11 +33,7 @@ class WatchedDelivery(Delivery):
 
     def _look(self, cursor: Cursor) -> None:
         subscription = cursor.subscription
-        if (
-            cursor.offset < cursor.partition.next
-            and not cursor.reading
-            and is_short(subscription)
-        ):
+        if cursor.offset < cursor.partition.next and not cursor.reading and is_short(subscription):
             self.starving(subscription)
 
 

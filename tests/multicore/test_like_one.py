@@ -68,7 +68,9 @@ class World:
         self.group_records: dict[str, list[Any]] = defaultdict(list)
         self.number = 100
         self.limited: set[tuple[int, int]] = set()
-        self.loose: set[tuple[int, int]] = set()  # given up with too little credit: what came is a matter of luck
+        self.loose: set[tuple[int, int]] = (
+            set()
+        )  # given up with too little credit: or at once: what came is a matter of luck
 
     def take(self, step: Step) -> None:
         client = self.clients[step.who]
@@ -82,14 +84,16 @@ class World:
         for _ in range(200):
             self.settle()
             if not self._look():
-                self._account(self.seen[step.who], said)
+                self._account(step.who, self.seen[step.who], said)
                 return
             self.turn()
         raise AssertionError("members get records without end")
 
-    def _account(self, seen: Seen, said: list[tuple[int, tuple[Any, ...]]]) -> None:
+    def _account(self, who: int, seen: Seen, said: list[tuple[int, tuple[Any, ...]]]) -> None:
         """How much credit each plain subscription has been granted."""
         given_up = {ask[1] for _, ask in said if ask[0] == "unsubscribe"}
+        begun = {ask[2] for _, ask in said if ask[0] == "subscribe"}
+        self.loose |= {(who, channel) for channel in given_up & begun}
         for number, (kind, *rest) in said:
             if kind == "subscribe":
                 channel, messages = rest[1], rest[4]
@@ -202,7 +206,9 @@ class World:
             seen.records[channel, topic, partition] += found
             return False
         if client.hung_up:
-            return False  # whether it still came is a matter of luck: nobody acknowledges it, and it comes again
+            return (
+                False  # whether it still came is a matter of luck: nobody acknowledges it, and it comes again
+            )
         (first, last, _), rest = windows.split(memoryview(frame.body))
         found = [each for each in records(rest) if first <= each[0] <= last]
         self.group_records[self.members[who, channel]] += [(topic, partition, *each) for each in found]
@@ -267,7 +273,7 @@ asks = st.one_of(
         st.sampled_from(GROUPS),
         st.sampled_from([0, 1, 3]),
     ),
-    st.tuples(st.just("unsubscribe"), st.integers(1, 7)),
+    st.tuples(st.just("unsubscribe"), channels),
     st.tuples(st.just("credit"), channels, st.sampled_from([0, 1, 1, 2, 2, 5, 5, -1])),
     st.tuples(
         st.just("fetch"),
@@ -280,7 +286,12 @@ asks = st.one_of(
 )
 # what is in flight in the very moment is not the same everywhere
 alone = st.sampled_from(
-    [("drain",), ("leave",), *(("describe", each) for each in (">", "a", "", "a..b"))]
+    [
+        ("drain",),
+        ("leave",),
+        *(("describe", each) for each in (">", "a", "", "a..b")),
+        *(("unsubscribe", each) for each in range(1, 8)),
+    ]
 )
 steps = st.builds(
     Step,
@@ -342,7 +353,9 @@ def check_records(one: World, many: World, places: int, *, final: bool) -> None:
             if channel in seen.unsure | expected.unsure or one.clients[who].hung_up:
                 continue
             got = seen.delivered[channel]
-            assert got >= min(granted, expected.delivered[channel]), "credit lies idle where nothing is to be read"
+            assert got >= min(granted, expected.delivered[channel]), (
+                "credit lies idle where nothing is to be read"
+            )
             if granted < LOTS:
                 assert got <= granted + places * (MOST - 1), "batches are never cut, but one a worker is all"
         for key in expected.records.keys() | seen.records.keys():
