@@ -158,7 +158,7 @@ BUILT_IN = (
         "segment-log",
         "portask.storage:SegmentLog",
         "a log in a folder: survives kill -9 or power loss, as its mode says",
-        capabilities=frozenset({"durable"}),
+        capabilities=frozenset({"durable", "multicore"}),
         requires="portask.storage:why_not",
     ),
 )
