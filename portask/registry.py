@@ -146,7 +146,7 @@ REFERENCE = (
         "asyncio-streams",
         "portask.server.asyncio_streams:StreamsServer",
         "asyncio streams, a task a connection",
-        capabilities=frozenset({"tls"}),
+        capabilities=frozenset({"tls", "multicore"}),
     ),
 )
 REFERENCE_NAMES = {entry.family: entry.name for entry in REFERENCE}
