@@ -146,7 +146,7 @@ REFERENCE = (
         "asyncio-streams",
         "portask.server.asyncio_streams:StreamsServer",
         "asyncio streams, a task a connection",
-        capabilities=frozenset({"tls"}),
+        capabilities=frozenset({"tls", "multicore"}),
     ),
 )
 REFERENCE_NAMES = {entry.family: entry.name for entry in REFERENCE}
@@ -158,7 +158,7 @@ BUILT_IN = (
         "segment-log",
         "portask.storage:SegmentLog",
         "a log in a folder: survives kill -9 or power loss, as its mode says",
-        capabilities=frozenset({"durable"}),
+        capabilities=frozenset({"durable", "multicore"}),
         requires="portask.storage:why_not",
     ),
 )

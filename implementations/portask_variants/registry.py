@@ -4,8 +4,8 @@ from portask.registry import Entry
 
 _THREADS = frozenset({"threads"})
 _PROCESSES = frozenset({"threads", "processes"})
-_TLS = frozenset({"tls"})
 _MULTICORE = frozenset({"multicore"})
+_LOOP = _MULTICORE | {"tls"}
 
 VARIANTS = (
     Entry(
@@ -130,7 +130,7 @@ VARIANTS = (
         "asyncio-protocol",
         "portask_variants.servers.asyncio_protocol:ProtocolServer",
         "asyncio transports, no task a connection",
-        capabilities=_TLS,
+        capabilities=_LOOP,
     ),
     Entry(
         "server",
@@ -138,7 +138,7 @@ VARIANTS = (
         "portask_variants.servers.uvloop_server:UvloopServer",
         "the same on uvloop",
         needs=("uvloop",),
-        capabilities=_TLS,
+        capabilities=_LOOP,
     ),
     Entry(
         "server",

@@ -31,6 +31,7 @@ from portask.errors import ConfigError, PortaskError
 from portask.server.build import build, settle
 from portask.server.reload import take_over
 from portask.server.tls import tls
+from portask.storage.lock import MOVING, WORKERS
 from portask.wire import accelerate
 
 log = structlog.get_logger("portask.serve")
@@ -118,6 +119,7 @@ def _serve_alone(settings: Settings, read_again: Callable[[], Loaded]) -> None:
     encryption = tls(settings)
     folder = _folder(settings)
     try:
+        _bring_together(settings, folder)
         engine, runner = build(settings, encryption)
     except OSError as error:
         _cannot_keep(folder, error)
@@ -157,6 +159,16 @@ def _serve_alone(settings: Settings, read_again: Callable[[], Loaded]) -> None:
             engine.storage.close()
 
 
+def _bring_together(settings: Settings, folder: str) -> None:
+    """What several workers kept before is one broker's now."""
+    if folder and any(Path(folder, name).exists() for name in (WORKERS, MOVING)):
+        from portask.multicore import choosing  # noqa: PLC0415 - a broker that was always one process does without
+
+        parts = choosing.divide(settings, 1)
+        if parts is not None:
+            parts.close()
+
+
 def _serve_together(settings: Settings, read_again: Callable[[], Loaded]) -> None:
     """In several processes, of which this one looks after the others."""
     from portask.multicore import choosing  # noqa: PLC0415 - a broker of one process does without
@@ -165,7 +177,11 @@ def _serve_together(settings: Settings, read_again: Callable[[], Loaded]) -> Non
     count = choosing.workers(settings)
     chosen = choosing.choose(settings, count)
     tls(settings)  # wrong files are to be named once, and not by every worker
-    supervisor = Supervisor(chosen, count, color=not os.environ.get("NO_COLOR"))
+    folder = _folder(settings)
+    try:
+        supervisor = Supervisor(chosen, count, color=not os.environ.get("NO_COLOR"))
+    except OSError as error:
+        _cannot_keep(folder, error)
 
     def take_over_all(new: Settings) -> None:
         if new.tls.on:
@@ -180,7 +196,7 @@ def _serve_together(settings: Settings, read_again: Callable[[], Loaded]) -> Non
         nonlocal listening
         listening = True
         kept = (supervisor.durability, supervisor.promise)
-        click.echo(_ready_line(chosen, kept, _folder(settings), host, port, count))
+        click.echo(_ready_line(chosen, kept, folder, host, port, count))
         sys.stdout.flush()
         log.info(
             "ready",

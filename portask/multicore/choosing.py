@@ -8,8 +8,11 @@ import msgspec
 
 from portask import registry
 from portask.config import Settings
+from portask.config.options import options
 from portask.config.settings import Choice
+from portask.contracts import Divisible, Parts
 from portask.errors import ConfigError
+from portask.multicore.owners import owner_of
 
 CAPABILITY = "multicore"
 
@@ -58,9 +61,30 @@ def _or(names: list[str]) -> str:
     return " or ".join(names)
 
 
-def part(settings: Settings, place: int, places: int) -> Settings:
+def divide(settings: Settings, places: int) -> Parts | None:
+    """Each worker's part of what the storage keeps in files; ``None`` for one that keeps none of its own.
+
+    Raises:
+        StorageError: another process has it, or something else is there.
+        OSError: it cannot be read or written.
+    """
+    entry = registry.get("storage", settings.storage.variant)
+    target = entry.load()
+    if not isinstance(target, Divisible):
+        return None
+    path = settings.storage.options.get("path", options(entry)[0]["path"].default)
+    return target.divide(str(path), places, lambda key: owner_of(key.topic, key.partition, places))
+
+
+def part(settings: Settings, place: int, places: int, parts: Parts | None) -> Settings:
     """The settings of one of several workers: what is a limit of all together is divided."""
     memory = msgspec.structs.replace(
         settings.memory, max_bytes=max(1 << 20, settings.memory.max_bytes // places)
     )
-    return msgspec.structs.replace(settings, memory=memory, receipt={})
+    given = dict(settings.storage.options)
+    if parts is not None:
+        given["path"] = parts.paths[place]
+    if given.get("max_bytes"):
+        given["max_bytes"] = max(1, given["max_bytes"] // places)
+    storage = Choice(settings.storage.variant, given)
+    return msgspec.structs.replace(settings, memory=memory, storage=storage, receipt={})

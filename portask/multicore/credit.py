@@ -27,6 +27,7 @@ class Credits:
     def __init__(self, broker: WorkerBroker) -> None:
         self._broker = broker
         self._wanting: dict[Subscription, bool] = {}  # whether it was said that it has too little
+        self._seen: dict[Subscription, int] = {}  # grants
         self._recalled: dict[Subscription, None] = {}
         self._owing: dict[Subscription, None] = {}  # what they get back of records in flight is not theirs
 
@@ -42,6 +43,7 @@ class Credits:
     def forget(self, subscription: Subscription) -> None:
         """It is over."""
         self._wanting.pop(subscription, None)
+        self._seen.pop(subscription, None)
         self._owing.pop(subscription, None)
         self._recalled.pop(subscription, None)
 
@@ -59,6 +61,7 @@ class Credits:
         subscription.messages += messages
         subscription.bytes += size
         self._wanting[subscription] = False
+        self._seen[subscription] = self._seen.get(subscription, 0) + 1
         self._owing.pop(subscription, None)
         member = subscription.member
         if member is None:
@@ -77,25 +80,27 @@ class Credits:
 
     def settle(self) -> None:
         """The end of a turn: what was recalled, or acknowledged and is owed, goes back."""
-        recalled, self._recalled = self._recalled, {}
-        for subscription in recalled:
-            if is_reading(subscription) and subscription.ready():
-                self._recalled[subscription] = None  # it is about to use some
-            elif subscription in self._wanting:
-                self._give_back(subscription, wants=self._wanting[subscription] or has_work(subscription))
         for subscription in list(self._owing):
             member = subscription.member
             slack = 0 if member is None else member.limit - member.in_flight
             if member is not None and slack > 0:
                 member.limit -= slack
                 self._send(subscription, (0, 0, slack), wants=self._wanting[subscription])
+        busy: dict[Subscription, None] = {}
+        while self._recalled:  # what one gives back may have another recalled
+            subscription, _ = self._recalled.popitem()
+            if is_reading(subscription) and subscription.ready():
+                busy[subscription] = None  # it is about to use some
+            elif subscription in self._wanting:
+                self._give_back(subscription, wants=self._wanting[subscription] or has_work(subscription))
+        self._recalled = busy
 
     def returned(self, session: HomeSession, place: int, message: Message) -> None:
         """An owner gives back a part of a client's."""
         route = session.routes.get(message.channel)
         if route is not None and route.purse is not None:
-            amounts = msgspec.msgpack.decode(message.body, type=tuple[int, int, int])
-            route.purse.returned(place, amounts, wants=bool(message.flags))
+            amounts, seen = msgspec.msgpack.decode(message.body, type=tuple[tuple[int, int, int], int])
+            route.purse.returned(place, amounts, wants=bool(message.flags), seen=seen)
 
     def _give_back(self, subscription: Subscription, *, wants: bool) -> None:
         amounts = [subscription.messages, subscription.bytes, 0]
@@ -112,8 +117,9 @@ class Credits:
 
     def _send(self, subscription: Subscription, amounts: Amounts, *, wants: bool) -> None:
         session, number = subscription.session, subscription.channel
+        seen = self._seen.get(subscription, 0)
         if isinstance(session, Proxy):
-            body = msgspec.msgpack.encode(amounts)
+            body = msgspec.msgpack.encode((amounts, seen))
             flags = 1 if wants else 0
             session.link.send(
                 Kind.BACK, session.number, (body,), len(body), Aside.RETURN, flags, channel=number
@@ -121,4 +127,4 @@ class Credits:
         elif isinstance(session, HomeSession):
             route = session.routes.get(number)
             if route is not None and route.purse is not None:
-                route.purse.returned(self._broker.place, amounts, wants=wants)
+                route.purse.returned(self._broker.place, amounts, wants=wants, seen=seen)

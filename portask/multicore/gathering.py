@@ -135,15 +135,22 @@ class Subscribing:
 
     def _ask(self, place: int) -> None:
         body, flags = self._bodies[place]
+        session, number = self._session, self._number
+        route = session.routes.get(number)
         if place != self._broker.place:
             self._broker.send_to(
-                place, self._session, Opcode.SUBSCRIBE, control.encode(body), GATHERED, self._number, flags
+                place, session, Opcode.SUBSCRIBE, control.encode(body), GATHERED, number, flags
             )
+            if route is not None and route.purse is not None:
+                route.purse.begun(place)
             return
         try:
-            self._broker.subscribe(self._session, self._number, body, flags, self._here)
+            self._broker.subscribe(session, number, body, flags, self._here)
         except PortaskError as error:
             self._here(0, error)
+        else:
+            if route is not None and route.purse is not None:
+                route.purse.begun(place)
 
     def _here(self, ack_wait: int, error: PortaskError | None) -> None:
         self._came(self._broker.place, ack_wait, error)

@@ -33,7 +33,19 @@ class Purse:
         recall: Asks an owner to give back what it does not use.
     """
 
-    __slots__ = ("_grant", "_hot", "_kinds", "_lent", "_places", "_recall", "_recalled", "_wants", "pool")
+    __slots__ = (
+        "_grant",
+        "_grants",
+        "_hot",
+        "_kinds",
+        "_known",
+        "_lent",
+        "_places",
+        "_recall",
+        "_recalled",
+        "_wants",
+        "pool",
+    )
 
     def __init__(
         self,
@@ -48,7 +60,9 @@ class Purse:
         self._grant = grant
         self._recall = recall
         self._wants: dict[int, None] = {}
-        self._lent: dict[int, None] = dict.fromkeys(places)  # those that may have something unused
+        self._known: dict[int, None] = {}  # those that know of the subscription
+        self._lent: dict[int, None] = {}  # those that may have something unused
+        self._grants: dict[int, int] = {}
         self._recalled: set[int] = set()
         self._hot: dict[int, None] = {}  # those that ran out lately
 
@@ -61,22 +75,35 @@ class Purse:
             place: parts[number] if number < count else NOTHING for number, place in enumerate(self._places)
         }
 
+    def begun(self, place: int) -> None:
+        """A place knows of the subscription, and of what it begins with."""
+        if place in self._places:
+            self._known[place] = self._lent[place] = None
+            self._serve()
+
     def add(self, messages: int, size: int) -> None:
         """The client grants more."""
         self.pool[0] += messages
         self.pool[1] += size
         self._serve()
+        # never what came back: it would cross the next request, and again
+        if self._known and not self._wants and max(self.pool) > 0:
+            self._hand_out(list(self._hot) or list(self._known))
 
-    def returned(self, place: int, amounts: Amounts, *, wants: bool) -> None:
-        """An owner gives back what it does not use; if it ``wants``, because it was not enough."""
+    def returned(self, place: int, amounts: Amounts, *, wants: bool, seen: int) -> None:
+        """An owner gives back what it does not use; if it ``wants``, because it was not enough.
+
+        ``seen`` is how many grants had reached it. One that crossed this on the way may be enough, and can be recalled.
+        """
         for kind, amount in enumerate(amounts):
             self.pool[kind] += amount
         self._recalled.discard(place)
-        self._lent.pop(place, None)
-        if wants:
-            self._wants[place] = None
-        elif amounts[0] > 0:
-            self._hot.pop(place, None)
+        if seen == self._grants.get(place, 0):
+            self._lent.pop(place, None)
+            if wants:
+                self._wants[place] = None
+            elif amounts[0] > 0:
+                self._hot.pop(place, None)
         self._serve()
 
     def _serve(self) -> None:
@@ -93,8 +120,6 @@ class Purse:
                 if place not in self._recalled:
                     self._recalled.add(place)
                     self._recall(place)
-        elif max(self.pool) > 0:
-            self._hand_out(list(self._hot) or list(self._places))
 
     def _hand_out(self, places: list[int]) -> None:
         """Gives all there is to these places. What is below zero stays: the next grant pays for it."""
@@ -104,6 +129,7 @@ class Purse:
         for place, part in zip(places, parts, strict=True):
             if part != NOTHING:
                 self._lent[place] = None
+                self._grants[place] = self._grants.get(place, 0) + 1
                 self._grant(place, part)
 
 

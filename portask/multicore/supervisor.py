@@ -59,6 +59,10 @@ class Supervisor:
     Attributes:
         durability: Of the storage, once it runs.
         promise: Likewise, in words.
+
+    Raises:
+        StorageError: what the storage keeps cannot be had.
+        OSError: it cannot be read or written.
     """
 
     def __init__(self, settings: Settings, count: int, *, color: bool = False) -> None:
@@ -74,6 +78,7 @@ class Supervisor:
         self._wake = EventBell(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._stopping = self._listening = False
         self._new: Settings | None = None
+        self._parts = choosing.divide(settings, count)
 
     # ── from other threads and signal handlers ────────────────────────────────────────────────────────────
 
@@ -125,11 +130,14 @@ class Supervisor:
                 new, self._new = self._new, None
                 self._settings = new
                 for child in list(self._children.values()):
-                    self._say(child, talk.Reload(choosing.part(new, child.place, self._count)))
+                    self._say(child, talk.Reload(self._part(child.place)))
             now = time.monotonic()
             for place in [place for place, due in self._due.items() if due <= now]:
                 del self._due[place]
                 self._start(place)
+
+    def _part(self, place: int) -> Settings:
+        return choosing.part(self._settings, place, self._count, self._parts)
 
     def _drain(self) -> None:
         for child in list(self._children.values()):
@@ -156,6 +164,8 @@ class Supervisor:
             os.close(bell.fd)
         os.close(self._board_fd)
         os.close(self._wake.fd)
+        if self._parts is not None:
+            self._parts.close()
 
     # ── workers ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -177,7 +187,7 @@ class Supervisor:
                 place,
                 self._count,
                 self._port,
-                choosing.part(self._settings, place, self._count),
+                self._part(place),
                 bells,
                 self._board_fd,
                 self._settings.ring.variant,

@@ -25,6 +25,7 @@ quarantined (`portask.storage.recovery`).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ from portask.contracts import Compression, Durability, Found, Read
 from portask.errors import StorageError
 from portask.measuring.histogram import Histogram
 from portask.messages import TopicPartition
-from portask.storage import reading, recovery
+from portask.storage import dividing, reading, recovery
 from portask.storage.appending import Appending
 from portask.storage.files import Files
 from portask.storage.gathering import gather
@@ -135,6 +136,11 @@ class SegmentLog(Appending):
             raise
         used = sum(each.bytes for each in self._logs.values())
         self._room = (max_bytes or NO_LIMIT) - used
+
+    @staticmethod
+    def divide(path: str, places: int, owner: Callable[[TopicPartition], int]) -> dividing.Divided:
+        """See `portask.contracts.Divisible.divide`, and `portask.storage.dividing` for how."""
+        return dividing.divide(NAME, path, places, owner)
 
     # ── a start ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -22,6 +22,7 @@ import os
 import select
 import socket
 import time
+import weakref
 from collections.abc import Callable
 
 import structlog
@@ -88,6 +89,8 @@ class EpollServer:
         self._by_endpoint: dict[Endpoint, _Peer] = {}
         self._leaving: dict[_Peer, float] = {}  # hung up on, with something unsent, until then
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # not closed by `run`: who wakes it from another thread may be about to write
+        weakref.finalize(self, os.close, self._wake_fd)
         self._bell = -1
         self._stopped = False
         self._now = clock()
@@ -102,8 +105,7 @@ class EpollServer:
         self._wake()
 
     def _wake(self) -> None:
-        if self._wake_fd >= 0:
-            os.eventfd_write(self._wake_fd, 1)
+        os.eventfd_write(self._wake_fd, 1)
 
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         """See `portask.contracts.Server.run`."""
@@ -130,8 +132,6 @@ class EpollServer:
             finally:
                 for peer in list(self._peers.values()):
                     self._close(peer)
-                os.close(self._wake_fd)
-                self._wake_fd = -1
 
     # ── one pass ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ Receive buffers are shared by all connections and free again when nobody looks a
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -58,8 +59,13 @@ class NativeEpollServer:
         }
         self._grace = grace
         self._backlog = backlog
+        self._bell = -1
         self._reactor: Reactor | None = None
         self._stopped = False
+
+    def share(self, bell: int) -> None:
+        """See `portask.contracts.Multicore.share`."""
+        self._bell = bell
 
     def stop(self) -> None:
         """See `portask.contracts.Server.stop`."""
@@ -70,11 +76,16 @@ class NativeEpollServer:
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         """See `portask.contracts.Server.run`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=self._backlog)
+        shared = self._bell >= 0
+        listener = socket.create_server(
+            (host, port), family=family, backlog=self._backlog, reuse_port=shared
+        )
         listener.setblocking(False)
         address = listener.getsockname()
         reactor = self._reactor = Reactor(listener.detach(), engine, _starved, **self._options)
         engine.wake = reactor.wake
+        if shared:
+            reactor.listen_for(os.dup(self._bell))
         try:
             ready(*address[:2])
             while not self._stopped:

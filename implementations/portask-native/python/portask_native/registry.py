@@ -27,7 +27,7 @@ VARIANTS = (
         "native-epoll",
         "portask_native.epoll:NativeEpollServer",
         "a reactor in Rust: waits, reads, frames and writes",
-        capabilities=_NATIVE,
+        capabilities=_NATIVE | {"multicore"},
         requires=_COMPILED,
     ),
     Entry(

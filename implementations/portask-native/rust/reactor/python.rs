@@ -163,6 +163,13 @@ impl Reactor {
         })
     }
 
+    /// Ends every `wait` while the descriptor is readable, which the engine reads; the reactor closes it.
+    fn listen_for(&self, bell: RawFd) -> PyResult<()> {
+        // SAFETY: the caller duplicated it for us, so it is nobody else's to close.
+        let bell = unsafe { OwnedFd::from_raw_fd(bell) };
+        self.with(|state| state.sockets.listen_for(bell).map_err(failed))
+    }
+
     /// How many connections there are.
     #[getter]
     fn connections(&self) -> PyResult<usize> {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
+const BELL: u64 = u64::MAX - 2;
 /// Connections accepted in one pass, at most: each costs the interpreter some tens of µs, and others wait as well.
 const ACCEPTS: usize = 64;
 /// About as many frames of one peer in one pass: see `portask.contracts.server.next_read`, whose rule this is.
@@ -150,6 +151,7 @@ pub struct Sockets<T> {
     listener: Option<OwnedFd>,
     accept_at: Option<Instant>,
     wake: Arc<OwnedFd>,
+    bell: Option<OwnedFd>,
     peers: Vec<Option<Peer<T>>>,
     free: Vec<u32>,
     left: Vec<u32>,
@@ -170,6 +172,7 @@ impl<T> Sockets<T> {
             listener: Some(listener),
             accept_at: None,
             wake,
+            bell: None,
             peers: Vec::new(),
             free: Vec::new(),
             left: Vec::new(),
@@ -183,6 +186,13 @@ impl<T> Sockets<T> {
                 starved: false,
             },
         })
+    }
+
+    /// Ends every `wait` while `bell` is readable; reading it is the caller's.
+    pub fn listen_for(&mut self, bell: OwnedFd) -> Result<()> {
+        self.poller.add(&bell, BELL, EventFlags::IN)?;
+        self.bell = Some(bell);
+        Ok(())
     }
 
     /// How many peers there are.
@@ -222,6 +232,7 @@ impl<T> Sockets<T> {
                 LISTENER => self.accept()?,
                 // it only says that it was called
                 WAKE => drop(rustix::io::read(&self.wake, &mut [0u8; 8])),
+                BELL => {} // the turn that follows reads it
                 place => self.look(place as u32, flags),
             }
         }
