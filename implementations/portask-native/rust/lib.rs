@@ -9,6 +9,8 @@ use pyo3::prelude::*;
 #[cfg(feature = "python")]
 mod calls;
 pub mod codec;
+#[cfg(feature = "python")]
+mod fresh;
 pub mod pool;
 pub mod reactor;
 pub mod ring;
