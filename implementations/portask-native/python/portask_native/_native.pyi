@@ -19,18 +19,20 @@ class LazyMessages(Sequence[Message]):
     def __len__(self) -> int: ...
 
 def reads_fields() -> bool: ...
+def why_no_uring() -> str | None: ...
 
 class Reactor:
     def __init__(
         self,
+        by: str,
         listener: int,
         engine: Engine,
         starved: Callable[[int], None],
         *,
-        read_bytes: int,
         idle: str,
         spin_us: int,
         grace: float,
+        read_bytes: int = 0,
     ) -> None: ...
     @property
     def connections(self) -> int: ...

@@ -40,6 +40,8 @@ class NativeEpollServer:
         ValueError: There is no such ``idle``.
     """
 
+    _by = "epoll"
+
     def __init__(
         self,
         read_bytes: int = 256 * 1024,
@@ -73,7 +75,7 @@ class NativeEpollServer:
         listener = socket.create_server((host, port), family=family, backlog=self._backlog)
         listener.setblocking(False)
         address = listener.getsockname()
-        reactor = self._reactor = Reactor(listener.detach(), engine, _starved, **self._options)
+        reactor = self._reactor = Reactor(self._by, listener.detach(), engine, _starved, **self._options)
         engine.wake = reactor.wake
         try:
             ready(*address[:2])

@@ -2,12 +2,15 @@
 //! interpreter let go; what the frames mean is decided in Python, once a wake-up and for all sockets together.
 //!
 //! ```text
-//! Reactor.turn   exchange: one sendmsg for each that has output, wait, accept, receive      (no interpreter)
+//! Reactor.turn   exchange: send to each that has output, wait, accept, receive              (no interpreter)
 //!                into shared slabs, frames and batches checked
 //!                engine.connect, engine.disconnect for who came and went
 //!                endpoint.receive_frames(…) each, then engine.turn(now) once
 //!                the output lists of those that turn named are taken: the next call sends them
 //! ```
+//!
+//! What moves the bytes is a `peers::Transport`: `sockets` by epoll, `uring` by io_uring. Framing, limits, what is unsent
+//! and everything that Python sees are the same for both.
 //!
 //! What must hold:
 //!
@@ -27,8 +30,10 @@ pub mod framing;
 pub mod idle;
 pub mod peers;
 pub mod poller;
+pub mod provided;
 pub mod sockets;
 pub mod unsent;
+pub mod uring;
 
 #[cfg(feature = "python")]
 mod body;

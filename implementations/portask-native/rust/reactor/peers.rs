@@ -179,7 +179,7 @@ impl<T> Peer<T> {
 }
 
 fn send(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> Result<usize> {
-    net::sendmsg(fd, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+    net::sendmsg(fd, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }
 
 /// The peers of one server.

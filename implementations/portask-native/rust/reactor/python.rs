@@ -6,6 +6,7 @@ use super::idle::{Idle, Waiting};
 use super::output::Output;
 use super::peers::{Arrived, Departure, Transport};
 use super::sockets::Sockets;
+use super::uring::{self, Uring};
 use crate::calls::{call, call_method, int};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -22,7 +23,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Adds the classes to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Reactor>()?;
-    m.add_class::<Framer>()
+    m.add_class::<Framer>()?;
+    m.add_function(wrap_pyfunction!(why_no_uring, m)?)
+}
+
+/// Why io_uring cannot be used here; ``None`` when it can.
+#[pyfunction]
+fn why_no_uring() -> Option<String> {
+    uring::why_not()
 }
 
 /// One endpoint, and what the reactor told it and knows of it.
@@ -86,20 +94,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[pymethods]
 impl Reactor {
-    /// Args: `listener` a listening socket that does not block, which the reactor closes; `starved` is called with
-    /// the number of connections when descriptors run out; `grace` in seconds.
+    /// Args: `by` what moves the bytes, `epoll` or `uring`; `listener` a listening socket that does not block, which the
+    /// reactor closes; `starved` is called with the number of connections when descriptors run out; `read_bytes` is for
+    /// `epoll`; `grace` in seconds.
     #[new]
-    #[pyo3(signature = (listener, engine, starved, *, read_bytes, idle, spin_us, grace))]
+    #[pyo3(signature = (by, listener, engine, starved, *, idle, spin_us, grace, read_bytes = 0))]
     #[allow(clippy::too_many_arguments)] // they are options, given by name
     fn new(
         py: Python<'_>,
+        by: &str,
         listener: RawFd,
         engine: Py<PyAny>,
         starved: Py<PyAny>,
-        read_bytes: usize,
         idle: &str,
         spin_us: u64,
         grace: f64,
+        read_bytes: usize,
     ) -> PyResult<Self> {
         // SAFETY: the caller detached it from its socket object, so it is nobody else's to close.
         let listener = unsafe { OwnedFd::from_raw_fd(listener) };
@@ -117,7 +127,16 @@ impl Reactor {
         let wake =
             rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let wake = Arc::new(wake);
-        let transport = Box::new(Sockets::new(listener, wake.clone(), read_bytes, waiting).map_err(failed)?);
+        let woken = wake.clone();
+        let transport: Box<dyn Transport<Endpoint>> = match by {
+            "epoll" => Box::new(Sockets::new(listener, woken, read_bytes, waiting).map_err(failed)?),
+            "uring" => Box::new(Uring::new(listener, woken, waiting)?),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "bytes are moved by epoll or uring, not {other:?}"
+                )))
+            }
+        };
         Ok(Reactor {
             state: Mutex::new(Some(State {
                 transport,
