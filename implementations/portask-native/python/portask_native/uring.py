@@ -1,8 +1,7 @@
 """The server `native-uring`: the reactor of `native-epoll`, but that io_uring moves the bytes.
 
-A pass of the loop is one system call: it submits what is to be sent to whomever, waits, and brings what arrived meanwhile,
-which the kernel has put into buffers by itself. It pays where many connections are busy in the same turn; with one
-publisher and one subscriber it saves two calls of five.
+A pass of the loop is one system call: it submits what is to be sent to whomever, waits, and brings what arrived
+meanwhile, which the kernel has put into buffers by itself. It pays where many connections are busy in the same turn.
 """
 
 from __future__ import annotations
