@@ -6,6 +6,7 @@
 #[cfg(feature = "python")]
 use pyo3::prelude::*;
 
+pub mod ahead;
 #[cfg(feature = "python")]
 mod calls;
 pub mod codec;

@@ -50,7 +50,7 @@ impl Waiting {
         let most = spin.unwrap_or(BREATH).min(timeout.unwrap_or(Duration::MAX));
         loop {
             if ask(Some(Duration::ZERO))? {
-                self.waited(began);
+                self.waited(began.elapsed());
                 return Ok(true);
             }
             if began.elapsed() >= most {
@@ -63,7 +63,7 @@ impl Waiting {
         }
         let found = ask(timeout.map(|timeout| timeout.saturating_sub(most)))?;
         if found {
-            self.waited(began);
+            self.waited(began.elapsed());
         }
         Ok(found)
     }
@@ -78,11 +78,11 @@ impl Waiting {
         }
     }
 
-    /// A wait that began then is over: something arrived.
-    fn waited(&mut self, since: Instant) {
+    /// A wait of so long is over: something arrived.
+    fn waited(&mut self, wait: Duration) {
         if self.idle == Idle::SpinThenSleep {
             // one long silence must not outweigh all that follows
-            let wait = since.elapsed().min(self.most * 8);
+            let wait = wait.min(self.most * 8);
             self.lately = self.lately - self.lately / 4 + wait / 4;
         }
     }
@@ -95,7 +95,7 @@ mod tests {
     fn after(waits: &[u64]) -> Waiting {
         let mut waiting = Waiting::new(Idle::SpinThenSleep, Duration::from_micros(100));
         for wait in waits {
-            waiting.waited(Instant::now() - Duration::from_micros(*wait));
+            waiting.waited(Duration::from_micros(*wait));
         }
         waiting
     }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn the_others_always_do_the_same() {
         let mut sleeping = Waiting::new(Idle::Sleep, Duration::from_secs(1));
-        sleeping.waited(Instant::now());
+        sleeping.waited(Duration::ZERO);
         assert_eq!(sleeping.spin(), Some(Duration::ZERO));
         assert_eq!(Waiting::new(Idle::Spin, Duration::ZERO).spin(), None);
     }

@@ -16,6 +16,7 @@
 //! in the memfd's own name and in the memory, and must agree, as must magic, version, capacity and size.
 
 use super::bytes::{self, Indexes, Memory};
+use crate::ahead;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::rand::GetRandomFlags;
@@ -214,20 +215,15 @@ impl Memory for Shared {
         look(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.data.start + at), len) })
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn expect(&self, at: usize, to_write: bool) {
         /// A small record and its length span so many cache lines.
         const LINES: usize = 2;
         for line in 0..LINES {
             let place = self.map.as_ptr().wrapping_add(self.data.start + at + 64 * line);
-            // SAFETY: prefetches never fault, whatever the address, and change nothing that a program can see. All
-            // x86-64 decode PREFETCHW; LLVM emits it for newer processors only.
-            unsafe {
-                if to_write {
-                    std::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags));
-                } else {
-                    std::arch::asm!("prefetcht0 [{}]", in(reg) place, options(nostack, preserves_flags));
-                }
+            if to_write {
+                ahead::write(place);
+            } else {
+                ahead::read(place);
             }
         }
     }
