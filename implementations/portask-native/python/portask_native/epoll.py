@@ -1,8 +1,8 @@
 """The server `native-epoll`: a reactor in Rust waits, reads, frames and writes; Python sees a wake-up at a time.
 
-A pass of the loop is two calls: `Reactor.wait` gives what arrived on all sockets, as lists of whole frames whose
-bodies are views of the receive buffers; after the turn, `Reactor.send` writes the outputs of all who have some.
-Batches are checked on the way. What a frame means, and what is wrong with one that is refused, is the core's to say.
+A pass of the loop is one call. `Reactor.turn` writes the outputs of all who have some, waits, hands every endpoint that
+something arrived for a list of whole frames, and takes the engine's turn. Batches are checked on the way. What a frame
+means, and what is wrong with one that is refused, is the core's to say.
 
 Receive buffers are shared by all connections and free again when nobody looks at them, so idle connections hold none.
 """
@@ -40,6 +40,8 @@ class NativeEpollServer:
     Raises:
         ValueError: There is no such ``idle``.
     """
+
+    _by = "epoll"
 
     def __init__(
         self,
@@ -82,14 +84,14 @@ class NativeEpollServer:
         )
         listener.setblocking(False)
         address = listener.getsockname()
-        reactor = self._reactor = Reactor(listener.detach(), engine, _starved, **self._options)
+        reactor = self._reactor = Reactor(self._by, listener.detach(), engine, _starved, **self._options)
         engine.wake = reactor.wake
         if shared:
             reactor.listen_for(os.dup(self._bell))
         try:
             ready(*address[:2])
             while not self._stopped:
-                _pass(reactor, engine, engine.deadline())
+                reactor.turn()
             self._shut_down(reactor, engine)
         finally:
             reactor.close()
@@ -99,17 +101,7 @@ class NativeEpollServer:
         engine.drain(time.time_ns() // 1000)
         end = time.monotonic() + self._grace
         while reactor.connections and (left := end - time.monotonic()) > 0:
-            latest = time.time_ns() // 1000 + int(left * 1e6)
-            due = engine.deadline()
-            _pass(reactor, engine, latest if due is None else min(due, latest))
-
-
-def _pass(reactor: Reactor, engine: Engine, deadline: int | None) -> None:
-    # A function of its own: no view of a receive buffer may outlive the turn in a local variable.
-    now, arrived = reactor.wait(deadline)
-    for endpoint, frames, refused in arrived:
-        endpoint.receive_frames(frames, refused)
-    reactor.send(engine.turn(now))
+            reactor.turn(time.time_ns() // 1000 + int(left * 1e6))
 
 
 def _starved(connections: int) -> None:

@@ -31,6 +31,14 @@ VARIANTS = (
         requires=_COMPILED,
     ),
     Entry(
+        "server",
+        "native-uring",
+        "portask_native.uring:NativeUringServer",
+        "the same reactor, its bytes moved by io_uring",
+        capabilities=_NATIVE | {"multicore"},
+        requires="portask_native.uring:why_not",
+    ),
+    Entry(
         "ring",
         "native-spsc",
         "portask_native._native:SpscRing",
