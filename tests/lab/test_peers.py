@@ -103,7 +103,10 @@ class Deaf(Wire):
 
 
 def test_an_honest_wire_passes() -> None:
-    found = clients.run(clients.open_loop(Wire(), 0, schedule.constant(300, 0.2), 64, 1))
+    for _ in range(5):  # where the machine has too much to do the generator is late, and the run void
+        found = clients.run(clients.open_loop(Wire(), 0, schedule.constant(300, 0.2), 64, 1))
+        if not found.invalid:
+            break
     assert (found.received, found.invalid) == (60, "")
 
 

@@ -402,8 +402,7 @@ class Lanes:
             await self._link.close()
         if self._large is not None:
             await self._large.close()
-        for _ in range(3):
-            await asyncio.sleep(0)  # transports say their last in callbacks
+        await asyncio.sleep(0.01)  # transports say their last in callbacks; those of TLS take several rounds for it
 
 
 def _delay(failures: int) -> float:
