@@ -58,8 +58,9 @@ def test_many_producers_take_turns_and_every_message_is_accounted_for(
     try:
         found = openloop.run(list(zip(publishers, sources, strict=True)), consumer, times, spin=spin)
     finally:
-        for each in (*publishers, consumer):
-            each.close()
+        consumer.close()
+        for publisher in publishers:
+            publisher.close()
     assert (found.sent, found.received) == (1000, 1000)
     assert min(consumer.latency) > 0
     assert sum(each.acked for each in dict.fromkeys(publishers)) == 200
@@ -73,8 +74,9 @@ def test_a_producer_out_of_turn_is_shouted_about(served: Child) -> None:
         with pytest.raises(WrongResult, match="was due"):
             openloop.run(list(zip(publishers, sources, strict=True)), consumer, schedule.constant(100, 0.1))
     finally:
-        for each in (*publishers, consumer):
-            each.close()
+        consumer.close()
+        for publisher in publishers:
+            publisher.close()
 
 
 def test_a_crew_shares_the_topics_and_counts_all(served: Child) -> None:

@@ -192,7 +192,7 @@ def test_the_second_objective_decides_where_noise_spoiled_the_first() -> None:
         better="lower",
         params={"rate": 50_000, "batch": 50},
         floor=0.05,
-    )  # type: ignore[arg-type]
+    )
     found = winner(run)
     assert (found.variant, found.tie) == ("server/epoll", False)
     assert "CPU at 50,000 msg/s decided among them" in found.reason

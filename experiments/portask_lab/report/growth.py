@@ -62,7 +62,7 @@ def scaling(run: Run, colours: Mapping[str, str]) -> Picture | None:
     panels = []
     for axis, words in _AXES.items():
         for workload, metric, up in (
-            ("network.scaling", "rate", "throughput"),
+            ("network.scaling", "bytes" if axis == "size" else "rate", "throughput"),
             ("network.scaling_latency", "p99", "p99 at 1,000 msg/s, µs"),
         ):
             cases = [
@@ -79,7 +79,7 @@ def scaling(run: Run, colours: Mapping[str, str]) -> Picture | None:
         panels,
         colours,
         "scaling",
-        "Left: messages a second counted at the consumers, in a closed loop of 100 messages a publish. Right: the "
+        "Left: throughput, counted at the consumers, in a closed loop of 100 messages a publish. Right: the "
         "slowest hundredth at 1,000 msg/s, in an open loop. Medians over fresh processes, whiskers are 95% intervals."
         + missing,
         None,
@@ -142,15 +142,15 @@ def _draw(axes: Axes, panel: _Panel, colours: Mapping[str, str], mark: float | N
             if summary.low is not None and summary.high is not None:
                 ends = [max(summary.low, summary.median / 3), min(summary.high, summary.median * 3)]
                 axes.plot([at, at], [end / divisor for end in ends], color=colour, linewidth=0.8)
-    axes.set_xscale("log")
-    places = sorted({at for at, _ in every})
-    axes.set_xticks(places, [f"{at:,.10g}" for at in places])
-    axes.set_xticks([], minor=True)
     if timed:
         axes.set_yscale("log")
         decimal_log(axes)
     else:
         axes.set_ylim(0)
+    axes.set_xscale("log")
+    places = sorted({at for at, _ in every})
+    axes.set_xticks(places, [f"{at:,.10g}" for at in places])
+    axes.set_xticks([], minor=True)
     if mark and timed:
         axes.axhline(mark, color=light("muted"), linewidth=0.8)
     axes.set_title(panel.title)
