@@ -34,7 +34,7 @@ from portask.errors import PortaskError, StorageUnavailable, from_code
 from portask.messages import RecordBatch, TopicPartition
 from portask.multicore.credit import Credits
 from portask.multicore.deliveries import WatchedDelivery, WatchedGroupDelivery
-from portask.multicore.gathering import GATHERED
+from portask.multicore.gathering import GATHERED, error_in
 from portask.multicore.links import Aside, Kind, Link, Message
 from portask.multicore.owners import home_of, owner_of
 from portask.multicore.proxies import PROXY
@@ -460,8 +460,7 @@ class WorkerBroker(Broker):
                 session.paused_by.discard(link.place)
                 self.resume(session)
         elif opcode == Opcode.ERROR and not correlation:
-            error = control.decode(message.body, control.Error)
-            session.connection.fail(from_code(error.code, error.message))
+            session.connection.fail(error_in(message.body))
             self.mark(session)
         elif session.answer is not None and (correlation == GATHERED or opcode == Opcode.DRAIN):
             session.answer(link.place, message)
@@ -514,8 +513,13 @@ class WorkerBroker(Broker):
         self, session: Session, number: int, body: control.Subscribe, flags: int, done: Subscribed
     ) -> None:
         """`portask.core.requests.subscribe`, for a part of a subscription. ``flags`` are those of `routing`."""
-        requests.subscribe(self, session, number, body, done)
-        self.credits.begin(session, number, flags)
+
+        def made(ack_wait: int, error: PortaskError | None) -> None:
+            if error is None:
+                self.credits.begin(session, number, flags)
+            done(ack_wait, error)
+
+        requests.subscribe(self, session, number, body, made)
 
     def grant(self, place: int, session: HomeSession, number: int, amounts: tuple[int, int, int]) -> None:
         """Gives a part of a subscription's credit to a place."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from portask.core import requests
 from portask.core.requests import Subscribed
-from portask.errors import PortaskError, UnknownGroup, from_code
+from portask.errors import OffsetOutOfRange, PortaskError, UnknownGroup, from_code
 from portask.multicore.links import Message
 from portask.multicore.owners import owner_of
 from portask.multicore.sessions import HomeSession
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 GATHERED = 0xFFFFFFFF
 _ANY_SIZE = 1 << 32
+
+
+def error_in(body: memoryview) -> PortaskError:
+    """The error that an ERROR of another worker says."""
+    said = control.decode(body, control.Error)
+    if said.code == OffsetOutOfRange.code:
+        return OffsetOutOfRange(said.message, said.first, said.next)
+    return from_code(said.code, said.message)
 
 
 class Gather:
@@ -62,8 +70,7 @@ class Gather:
 
     def _answer(self, place: int, message: Message) -> None:
         if message.opcode == Opcode.ERROR:
-            error = control.decode(message.body, control.Error)
-            self._errors[place] = from_code(error.code, error.message)
+            self._errors[place] = error_in(message.body)
         else:
             self._answers[place] = message
         self._missing.discard(place)
@@ -88,7 +95,9 @@ class Subscribing:
         broker: The client's home.
         session: Of the client.
         number: The subscription's channel.
-        bodies: What is asked for, by place, this one included.
+        body: What is asked for, without credit: nothing may be delivered before all have agreed.
+        flags: See `portask.multicore.routing`.
+        places: The others to ask.
         first: The place to ask before all others; -1 for none.
         done: Gets the outcome.
     """
@@ -98,21 +107,24 @@ class Subscribing:
         broker: WorkerBroker,
         session: HomeSession,
         number: int,
-        bodies: dict[int, tuple[control.Subscribe, int]],
+        body: control.Subscribe,
+        flags: int,
+        places: Sequence[int],
         first: int,
         done: Subscribed,
     ) -> None:
         self._broker = broker
         self._session = session
         self._number = number
-        self._bodies = bodies
+        self._body = body
+        self._flags = flags
         self._done = done
         self._error: PortaskError | None = None
         self._ack_wait = 0
         self._over = False
         self._asked: list[int] = []
         self._missing: set[int] = set()
-        rest = [place for place in bodies if place not in {first, broker.place}]
+        rest = [place for place in places if place != first]
         here = [] if first == broker.place else [broker.place]
         self._stages = [[first], here + rest] if first >= 0 else [here + rest]
 
@@ -134,31 +146,22 @@ class Subscribing:
         self._settle()
 
     def _ask(self, place: int) -> None:
-        body, flags = self._bodies[place]
         session, number = self._session, self._number
-        route = session.routes.get(number)
         if place != self._broker.place:
-            self._broker.send_to(
-                place, session, Opcode.SUBSCRIBE, control.encode(body), GATHERED, number, flags
-            )
-            if route is not None and route.purse is not None:
-                route.purse.begun(place)
+            data = control.encode(self._body)
+            self._broker.send_to(place, session, Opcode.SUBSCRIBE, data, GATHERED, number, self._flags)
             return
         try:
-            self._broker.subscribe(session, number, body, flags, self._here)
+            self._broker.subscribe(session, number, self._body, self._flags, self._here)
         except PortaskError as error:
             self._here(0, error)
-        else:
-            if route is not None and route.purse is not None:
-                route.purse.begun(place)
 
     def _here(self, ack_wait: int, error: PortaskError | None) -> None:
         self._came(self._broker.place, ack_wait, error)
 
     def _answer(self, place: int, message: Message) -> None:
         if message.opcode == Opcode.ERROR:
-            error = control.decode(message.body, control.Error)
-            self._came(place, 0, from_code(error.code, error.message))
+            self._came(place, 0, error_in(message.body))
         else:
             self._came(place, control.decode(message.body, control.Assigned).ack_wait, None)
 

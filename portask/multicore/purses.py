@@ -38,7 +38,6 @@ class Purse:
         "_grants",
         "_hot",
         "_kinds",
-        "_known",
         "_lent",
         "_places",
         "_recall",
@@ -60,26 +59,22 @@ class Purse:
         self._grant = grant
         self._recall = recall
         self._wants: dict[int, None] = {}
-        self._known: dict[int, None] = {}  # those that know of the subscription
         self._lent: dict[int, None] = {}  # those that may have something unused
         self._grants: dict[int, int] = {}
         self._recalled: set[int] = set()
         self._hot: dict[int, None] = {}  # those that ran out lately
 
-    def begin(self, messages: int, size: int, in_flight: int) -> dict[int, Amounts]:
-        """What each place begins with. Nobody gets a part that it cannot use."""
+    def begin(self, messages: int, size: int, in_flight: int) -> None:
+        """All places have the subscription, and nothing yet: hands out what the client granted with it."""
         amounts = (messages, size, in_flight)
+        self.pool = list(amounts)
+        # nobody gets a part that cannot be used; who asked already is first
         count = min(len(self._places), *(each for each in amounts[: self._kinds] if each > 0), 1 << 30)
-        parts = _split(amounts, count)
-        return {
-            place: parts[number] if number < count else NOTHING for number, place in enumerate(self._places)
-        }
-
-    def begun(self, place: int) -> None:
-        """A place knows of the subscription, and of what it begins with."""
-        if place in self._places:
-            self._known[place] = self._lent[place] = None
-            self._serve()
+        chosen = list({**self._wants, **dict.fromkeys(self._places)})[:count]
+        for place in chosen:
+            self._wants.pop(place, None)
+        self._hand_out(chosen)
+        self._serve()
 
     def add(self, messages: int, size: int) -> None:
         """The client grants more."""
@@ -87,8 +82,8 @@ class Purse:
         self.pool[1] += size
         self._serve()
         # never what came back: it would cross the next request, and again
-        if self._known and not self._wants and max(self.pool) > 0:
-            self._hand_out(list(self._hot) or list(self._known))
+        if not self._wants and max(self.pool) > 0:
+            self._hand_out(list(self._hot) or list(self._places))
 
     def returned(self, place: int, amounts: Amounts, *, wants: bool, seen: int) -> None:
         """An owner gives back what it does not use; if it ``wants``, because it was not enough.

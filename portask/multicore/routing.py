@@ -22,7 +22,7 @@ from portask.multicore import gathering
 from portask.multicore.gathering import Gather, Subscribing
 from portask.multicore.links import Message
 from portask.multicore.owners import home_of
-from portask.multicore.purses import NOTHING, Purse
+from portask.multicore.purses import Purse
 from portask.multicore.sessions import HomeSession, RemoteChannel, Route
 from portask.wire import batches, control
 from portask.wire.frames import Frame, Opcode
@@ -113,15 +113,15 @@ def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None
     body = requests.check_subscribe(broker, session, frame)
     places = _readers(broker, body)
     here = broker.place
-    if places == [here]:
+    if places == [here] and not body.group:
         requests.HANDLERS[Opcode.SUBSCRIBE](broker, session, frame)
         return
-    others = [place for place in places if place != here]
+    # a group is known to all, whoever has something of it
+    others = broker.others() if body.group else [place for place in places if place != here]
     for place in others:
         broker.reach(place, session)
     number = frame.channel
     purse = None
-    bodies: dict[int, tuple[control.Subscribe, int]] = {}
     if len(places) > 1:
         purse = Purse(
             places,
@@ -129,28 +129,39 @@ def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None
             lambda place, amounts: broker.grant(place, session, number, amounts),
             lambda place: broker.recall(place, session, number),
         )
-        begin = purse.begin(body.messages, body.bytes, body.max_in_flight)
-    else:
-        begin = {places[0]: (body.messages, body.bytes, body.max_in_flight)}
-    for place in {here: None, **dict.fromkeys(others)}:
-        messages, size, in_flight = begin.get(place, NOTHING)
-        flags = 0
-        if purse is not None:
-            flags = SPLIT | (NO_ROOM if body.max_in_flight and not in_flight else 0)
-        in_flight = in_flight or min(body.max_in_flight, 1)
-        part = msgspec.structs.replace(body, messages=messages, bytes=size, max_in_flight=in_flight)
-        bodies[place] = (part, flags)
-    session.routes[number] = Route(others, purse)
+    route = session.routes[number] = Route(others, places[0], purse)
+    answer = requests.answer_subscribe(broker, session, frame)
+
+    def done(ack_wait: int, error: PortaskError | None) -> None:
+        answer(ack_wait, error)
+        if error is None:
+            _first_credit(broker, session, number, route, body)
+
+    bare = msgspec.structs.replace(body, messages=0, bytes=0)
+    flags = 0 if purse is None else SPLIT | (NO_ROOM if body.max_in_flight else 0)
     first = home_of(body.group, broker.places) if body.group else -1
-    done = requests.answer_subscribe(broker, session, frame)
-    Subscribing(broker, session, number, bodies, first, done).begin()
+    Subscribing(broker, session, number, bare, flags, others, first, done).begin()
+
+
+def _first_credit(
+    broker: WorkerBroker, session: HomeSession, number: int, route: Route, body: control.Subscribe
+) -> None:
+    """All have agreed: hands out the credit that came with a SUBSCRIBE."""
+    if route.purse is not None:
+        route.purse.begin(body.messages, body.bytes, body.max_in_flight)
+        return
+    credit = control.encode(control.Credit(body.messages, body.bytes))
+    if route.reader == broker.place:
+        requests.HANDLERS[Opcode.CREDIT](broker, session, Frame(Opcode.CREDIT, 0, 0, number, credit))
+    else:
+        broker.send_to(route.reader, session, Opcode.CREDIT, credit, 0, number)
 
 
 def _readers(broker: WorkerBroker, body: control.Subscribe) -> list[int]:
     """The places that have, or may come to have, something of what is asked for."""
     if body.filter.startswith(PREFIX):
         return [home_of(body.filter, broker.places)]
-    if not body.group and is_literal(body.filter) and broker.shared is None:
+    if is_literal(body.filter) and broker.shared is None:
         topic = broker.topics.get(body.filter)
         if topic is not None:
             chosen = [
@@ -187,7 +198,7 @@ def _unsubscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> No
 
 def _credit(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     route = session.routes.get(frame.channel)
-    if route is None:
+    if route is None or (route.purse is None and route.reader == broker.place):
         requests.HANDLERS[Opcode.CREDIT](broker, session, frame)
         return
     body = control.decode(frame.body, control.Credit)
@@ -196,7 +207,7 @@ def _credit(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     if route.purse is not None:
         route.purse.add(body.messages, body.bytes)
     elif frame.channel in session.subscriptions:
-        broker.forward(route.places[0], session, frame)
+        broker.forward(route.reader, session, frame)
 
 
 def _acknowledge(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:

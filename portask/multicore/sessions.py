@@ -61,13 +61,15 @@ class Route:
 
     Attributes:
         places: Other workers.
-        purse: Its credit, if several have a part of it.
+        reader: The only place that has something to read for it, and all its credit.
+        purse: Its credit, if there are several of those.
     """
 
-    __slots__ = ("places", "purse")
+    __slots__ = ("places", "purse", "reader")
 
-    def __init__(self, places: list[int], purse: Purse | None) -> None:
+    def __init__(self, places: list[int], reader: int, purse: Purse | None) -> None:
         self.places = places
+        self.reader = reader
         self.purse = purse
 
 

@@ -118,3 +118,37 @@ def test_a_small_credit_reads_everything_and_never_more(several: Several) -> Non
         several.turn()
     seen += reader.payloads()
     assert sorted(seen) == [b"%d" % number for number in range(8)]
+
+
+@pytest.mark.parametrize("home", range(4))
+def test_one_offset_that_is_not_there_takes_the_whole_subscription_back(home: int) -> None:
+    several = Several(4)
+    writer, reader = several.client(0), several.client(home)
+    for partition in range(4):
+        writer.open("t", 1 + partition, partition, 4)
+    for partition in (0, 1, 3):
+        writer.publish(batch(b"0", b"1"), 1 + partition)
+    reader.subscribe("t", start=1)
+    several.turn()
+    ((_, error),) = reader.errors()
+    assert (error.code, error.first, error.next) == ("offset-out-of-range", 0, 0)
+    for worker in several.workers:
+        for topic in worker.broker.topics.values():
+            assert not any(partition.cursors for partition in topic.partitions)
+    reader.subscribe("t", start=0)
+    several.turn()
+    assert len(reader.payloads()) == 6
+    assert not reader.errors()
+
+
+def test_a_group_at_one_partition_has_all_its_credit_where_it_is() -> None:
+    several = Several(4)
+    writer, reader = several.client(0), several.client(1)
+    writer.open("t")
+    body = control.Subscribe("t", EARLIEST, messages=4, bytes=LOTS, group="g", max_in_flight=3)
+    reader.connection.send_control(Opcode.SUBSCRIBE, body, 5, 1)
+    several.turn()
+    place = several.workers[0].broker.owner(several.workers[0].broker.topics["t"].partitions[0].key)
+    (session,) = [session for session in several.workers[place].broker.readers() if session.subscriptions]
+    (subscription,) = session.subscriptions.values()
+    assert (subscription.messages, subscription.member.limit) == (4, 3)  # type: ignore[union-attr]
