@@ -240,7 +240,7 @@ def _folder(settings: Settings) -> str:
     return "" if path is None else str(Path(settings.storage.options.get("path", path.default)).absolute())
 
 
-def _ready_line(
+def _ready_line(  # noqa: PLR0917 - what the line has, in its order
     settings: Settings, kept: tuple[str, str], folder: str, host: str, port: int, workers: int = 1
 ) -> str:
     """For people. ``kept`` is the storage's durability, and its promise if it has one."""

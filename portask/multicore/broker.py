@@ -330,7 +330,7 @@ class WorkerBroker(Broker):
             frame.channel,
         )
 
-    def send_to(
+    def send_to(  # noqa: PLR0917 - in the order of a frame's header
         self,
         place: int,
         session: HomeSession,
@@ -618,15 +618,15 @@ def _handle(broker: WorkerBroker, session: Session, frames: list[Frame]) -> None
 
 
 _HEARD: dict[int, Callable[[WorkerBroker, Link, Message], None]] = {
-    Kind.ATTACH: WorkerBroker._attached,
-    Kind.DETACH: WorkerBroker._detached,
-    Kind.CONGESTED: WorkerBroker._congested,
-    Kind.GREETING: WorkerBroker._greeted,
+    Kind.ATTACH: WorkerBroker._attached,  # noqa: SLF001 - the table is the class\'s own
+    Kind.DETACH: WorkerBroker._detached,  # noqa: SLF001 - the table is the class\'s own
+    Kind.CONGESTED: WorkerBroker._congested,  # noqa: SLF001 - the table is the class\'s own
+    Kind.GREETING: WorkerBroker._greeted,  # noqa: SLF001 - the table is the class\'s own
     Kind.DECLARE: lambda broker, link, message: broker.shared_topics.asked(link, message),
     Kind.DECLARED: lambda broker, link, message: broker.shared_topics.answered(link, message),
     Kind.TOPIC: lambda broker, link, message: broker.shared_topics.told(link, message),
     Kind.KNOWN: lambda broker, link, message: broker.shared_topics.known(link, message),
-    Kind.GROUP: WorkerBroker._group,
-    Kind.APPEND: WorkerBroker._append,
-    Kind.APPENDED: WorkerBroker._was_appended,
+    Kind.GROUP: WorkerBroker._group,  # noqa: SLF001 - the table is the class\'s own
+    Kind.APPEND: WorkerBroker._append,  # noqa: SLF001 - the table is the class\'s own
+    Kind.APPENDED: WorkerBroker._was_appended,  # noqa: SLF001 - the table is the class\'s own
 }

@@ -79,9 +79,7 @@ class NativeEpollServer:
         """See `portask.contracts.Server.run`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         shared = self._bell >= 0
-        listener = socket.create_server(
-            (host, port), family=family, backlog=self._backlog, reuse_port=shared
-        )
+        listener = socket.create_server((host, port), family=family, backlog=self._backlog, reuse_port=shared)
         listener.setblocking(False)
         address = listener.getsockname()
         reactor = self._reactor = Reactor(self._by, listener.detach(), engine, _starved, **self._options)

@@ -402,7 +402,9 @@ class Lanes:
             await self._link.close()
         if self._large is not None:
             await self._large.close()
-        await asyncio.sleep(0.01)  # transports say their last in callbacks; those of TLS take several rounds for it
+        await asyncio.sleep(
+            0.01
+        )  # transports say their last in callbacks; those of TLS take several rounds for it
 
 
 def _delay(failures: int) -> float:
