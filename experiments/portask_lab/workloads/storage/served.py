@@ -52,7 +52,9 @@ class Served:
             server_for(self.entry, self.durability) as given,
         ):
             options = options_for(self.entry, self.durability, folder, **given)
-            with broker.start("asyncio-streams", storage=self.entry.name, storage_options=options) as child:
+            with broker.start(
+                "asyncio-streams", storage=self.entry.name, storage_options=options, limits=broker.FLOW
+            ) as child:
                 in_flight = max(4, _IN_FLIGHT // self.batch)
                 found = saturate(child, self.size, self.batch, in_flight, seconds, self.seed)
         return Measurement(metrics={"rate": [found.rate]})
