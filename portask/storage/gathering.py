@@ -53,7 +53,7 @@ def gather(
     out: list[Buffer] = []
     run: _Run | None = None
     for batch in found:
-        if len(batch) <= SMALL:
+        if _DELTA_AT < len(batch) <= SMALL:
             fields = _FIELDS.unpack_from(batch)
             if fields[2] == _ONE and not fields[5] and batch[_DELTA_AT - 1] == _RECORD:
                 if run is not None:

@@ -203,6 +203,19 @@ def test_stored_batches(
             assert (ours is theirs) is any(theirs is given for given in stored)
 
 
+@pytest.mark.parametrize("body", [b"", b"\x84", b"\x84\x19", b"\x84\x00"])
+def test_records_that_end_before_they_began_are_left_alone_or_joined_alike(body: bytes) -> None:
+    from portask_native import _native
+
+    sound = b"\x84\x00\xf6\xf6\x41x"
+    stored: list[Buffer] = [
+        batches.build(record, 1, codec=1, base_timestamp=7, base_offset=offset, append_time=9)
+        for offset, record in enumerate((sound, body, sound, body))
+    ]
+    found = gather(stored, 1 << 16)
+    assert found == _native.gather_batches(stored, 1 << 16, COALESCE_WINDOW_US, None)
+
+
 def test_records_on_both_sides_of_missing_offsets_stay_apart() -> None:
     from portask_native import _native
 
