@@ -196,7 +196,7 @@ def _serve_together(settings: Settings, read_again: Callable[[], Loaded]) -> Non
         nonlocal listening
         listening = True
         kept = (supervisor.durability, supervisor.promise)
-        click.echo(_ready_line(chosen, kept, folder, host, port, count))
+        click.echo(_ready_line(chosen, kept, folder, host, port, workers=count))
         sys.stdout.flush()
         log.info(
             "ready",
@@ -240,8 +240,8 @@ def _folder(settings: Settings) -> str:
     return "" if path is None else str(Path(settings.storage.options.get("path", path.default)).absolute())
 
 
-def _ready_line(  # noqa: PLR0917 - what the line has, in its order
-    settings: Settings, kept: tuple[str, str], folder: str, host: str, port: int, workers: int = 1
+def _ready_line(
+    settings: Settings, kept: tuple[str, str], folder: str, host: str, port: int, *, workers: int = 1
 ) -> str:
     """For people. ``kept`` is the storage's durability, and its promise if it has one."""
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -22,6 +22,7 @@ import structlog
 
 from portask.contracts import LATEST, Appended, Deferred, Explained, Found, Gathering, Shared, Storage
 from portask.core import requests
+from portask.core.accounts import Account
 from portask.core.admission import Admission
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
@@ -116,6 +117,7 @@ class Broker:
         arrived: Sessions that received something since the last turn.
         touched: Partitions that were appended to in this turn; see also `touch`.
         shared: The storage, if other brokers use it, too.
+        offer: What it says of itself in WELCOME.
         handle: Handles what a session received: ``handle(broker, session, frames)``.
         place: Which of the processes this is that are one broker, from 0.
         places: How many there are. Each has the partitions that it `owns`.
@@ -168,7 +170,7 @@ class Broker:
             self.shared.lost = self._went_back
         if self._deferred is not None:
             self._deferred.notify = self._notified
-        self._offer = self._make_offer()
+        self.offer = self._make_offer()
         restore(self)
         self.touched.clear()  # nobody is there yet
 
@@ -188,8 +190,8 @@ class Broker:
 
     def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
-        if self._explained is not None and self._explained.promise != self._offer.promise:
-            self._offer = self._make_offer()
+        if self._explained is not None and self._explained.promise != self.offer.promise:
+            self.offer = self._make_offer()
         session = self.new_session(peer, now, certificate)
         if self.connections >= self.options.max_connections:
             most = self.options.max_connections
@@ -204,7 +206,7 @@ class Broker:
 
     def new_session(self, peer: str, now: int, certificate: tuple[str, ...]) -> Session:
         """What a connection becomes."""
-        return Session(self, peer, self._offer, now, certificate)
+        return Session(self, peer, self.offer, now, certificate)
 
     @property
     def connections(self) -> int:
@@ -384,6 +386,9 @@ class Broker:
             self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
         return topic
 
+    def account_changed(self, account: Account) -> None:
+        """An identity has other connections or subscriptions here than before."""
+
     def settings_elsewhere(self, _group: str) -> GroupSettings | None:
         """What another of the broker's processes knows of a group."""
         return None
@@ -463,6 +468,7 @@ class Broker:
         account = subscription.session.standing.account
         if account is not None:
             account.subscriptions.pop(subscription, None)
+            self.account_changed(account)
         if subscription.member is not None:
             for seat in subscription.member.seats:
                 subscription.session.cursors.pop(seat.delivery, None)

@@ -165,6 +165,7 @@ class Session:
         account = self.standing.account
         if account is not None:
             account.subscriptions[subscription] = None
+            self._broker.account_changed(account)
 
     def new_delivery(self) -> int:
         """A channel for deliveries that no other of the broker's processes gives out."""

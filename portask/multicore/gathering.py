@@ -64,7 +64,7 @@ class Gather:
             self._session.waits += 1
             self._session.answer = self._answer
         for place in self._missing:
-            self._broker.send_to(place, self._session, opcode, body, GATHERED, channel)
+            self._broker.homes.send_to(place, self._session, opcode, body, GATHERED, channel)
         if not self._missing:
             self._finish()
 
@@ -82,7 +82,7 @@ class Gather:
             self._session.answer = None
         self._done(self._answers, self._errors)
         if self._waits:
-            self._broker.resume(self._session)
+            self._broker.homes.resume(self._session)
 
 
 class Subscribing:
@@ -108,6 +108,7 @@ class Subscribing:
         session: HomeSession,
         number: int,
         body: control.Subscribe,
+        *,
         flags: int,
         places: Sequence[int],
         first: int,
@@ -149,7 +150,7 @@ class Subscribing:
         session, number = self._session, self._number
         if place != self._broker.place:
             data = control.encode(self._body)
-            self._broker.send_to(place, session, Opcode.SUBSCRIBE, data, GATHERED, number, self._flags)
+            self._broker.homes.send_to(place, session, Opcode.SUBSCRIBE, data, GATHERED, number, self._flags)
             return
         try:
             self._broker.subscribe(session, number, self._body, self._flags, self._here)
@@ -185,7 +186,7 @@ class Subscribing:
         if self._error is not None:
             self._take_back()
         self._done(self._ack_wait, self._error)
-        self._broker.resume(session)
+        self._broker.homes.resume(session)
 
     def _take_back(self) -> None:
         session, number = self._session, self._number
@@ -195,7 +196,7 @@ class Subscribing:
             self._broker.forget(subscription)
         for place in self._asked:
             if place != self._broker.place:
-                self._broker.send_to(place, session, Opcode.UNSUBSCRIBE, b"", 0, number)
+                self._broker.homes.send_to(place, session, Opcode.UNSUBSCRIBE, b"", 0, number)
 
 
 def describe(

@@ -73,6 +73,8 @@ class Kind(IntEnum):
     says, and the batch. The correlation id comes back."""
     APPENDED = 13
     """Body: an offset, or an error."""
+    ACCOUNT = 14
+    """How many connections and subscriptions an identity has at this worker. Body: name, these two."""
 
 
 class Aside(IntEnum):

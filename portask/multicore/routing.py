@@ -49,7 +49,7 @@ def _publish(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
         return
     if broker.draining:
         raise Draining("this broker is going away: publish to another, or later")
-    broker.forward(channel.place, session, frame)
+    broker.homes.forward(channel.place, session, frame)
     meter = session.meter
     if meter is not None and len(frame.body) >= _BATCH:
         meter.spend(batches.peek(frame.body)[2], len(frame.body), broker.now)
@@ -73,7 +73,7 @@ def _open(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     if place == broker.place:
         requests.HANDLERS[Opcode.OPEN](broker, session, frame)
         return
-    broker.forward(place, session, frame)
+    broker.homes.forward(place, session, frame)
     if known is None:
         session.channels[channel] = RemoteChannel(session, channel, partition, place, frame.correlation)
 
@@ -99,7 +99,7 @@ def _new_topic(broker: WorkerBroker, session: HomeSession, frame: Frame, body: c
         if topic is None:
             del session.inbox[0]
             session.refuse(error or RemoteProtocolError("there is no such topic"), correlation, channel)
-        broker.resume(session)
+        broker.homes.resume(session)
 
     broker.topic(body.topic, body.partitions, found)
     if outcome:
@@ -119,7 +119,7 @@ def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None
     # a group is known to all, whoever has something of it
     others = broker.others() if body.group else [place for place in places if place != here]
     for place in others:
-        broker.reach(place, session)
+        broker.homes.reach(place, session)
     number = frame.channel
     purse = None
     if len(places) > 1:
@@ -140,7 +140,7 @@ def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None
     bare = msgspec.structs.replace(body, messages=0, bytes=0)
     flags = 0 if purse is None else SPLIT | (NO_ROOM if body.max_in_flight else 0)
     first = home_of(body.group, broker.places) if body.group else -1
-    Subscribing(broker, session, number, bare, flags, others, first, done).begin()
+    Subscribing(broker, session, number, bare, flags=flags, places=others, first=first, done=done).begin()
 
 
 def _first_credit(
@@ -154,7 +154,7 @@ def _first_credit(
     if route.reader == broker.place:
         requests.HANDLERS[Opcode.CREDIT](broker, session, Frame(Opcode.CREDIT, 0, 0, number, credit))
     else:
-        broker.send_to(route.reader, session, Opcode.CREDIT, credit, 0, number)
+        broker.homes.send_to(route.reader, session, Opcode.CREDIT, credit, 0, number)
 
 
 def _readers(broker: WorkerBroker, body: control.Subscribe) -> list[int]:
@@ -180,11 +180,11 @@ def _unsubscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> No
         here(broker, session, frame)
         return
     for place in route.places:
-        broker.reach(place, session)
+        broker.homes.reach(place, session)
     del session.routes[frame.channel]
     if not frame.correlation:
         for place in route.places:
-            broker.forward(place, session, frame)
+            broker.homes.forward(place, session, frame)
         here(broker, session, frame)
         return
     kept = msgspec.structs.replace(frame, body=b"")
@@ -207,7 +207,7 @@ def _credit(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     if route.purse is not None:
         route.purse.add(body.messages, body.bytes)
     elif frame.channel in session.subscriptions:
-        broker.forward(route.reader, session, frame)
+        broker.homes.forward(route.reader, session, frame)
 
 
 def _acknowledge(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
@@ -216,7 +216,7 @@ def _acknowledge(broker: WorkerBroker, session: HomeSession, frame: Frame) -> No
     if frame.channel < control.DELIVERY_CHANNELS or place not in session.places:
         requests.HANDLERS[frame.opcode](broker, session, frame)
     else:
-        broker.forward(place, session, frame)
+        broker.homes.forward(place, session, frame)
 
 
 def _fetch(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
@@ -226,19 +226,19 @@ def _fetch(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
         requests.HANDLERS[Opcode.FETCH](broker, session, frame)
         return
     session.make_room()
-    broker.forward(place, session, frame)
+    broker.homes.forward(place, session, frame)
 
 
 def _send(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     name, _ = unpack(memoryview(frame.body))
     place = home_of(name, broker.places)
     if place != broker.place:
-        broker.reach(place, session)
+        broker.homes.reach(place, session)
     name, batch = inboxes.check_send(broker, session, frame)
     if place == broker.place:
         inboxes.hand_over(broker, session, frame, name, batch)
     else:
-        broker.forward(place, session, frame)
+        broker.homes.forward(place, session, frame)
 
 
 def _describe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
@@ -248,14 +248,14 @@ def _describe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     seen = visible(session)
     session.make_room()
     for place in broker.others():
-        broker.reach(place, session)
+        broker.homes.reach(place, session)
     gathering.describe(broker, session, body, seen, requests.answer_describe(broker, session, frame))
 
 
 def _drop_group(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     group = group_requests.check_drop(session, frame)
     for place in broker.others():
-        broker.reach(place, session)
+        broker.homes.reach(place, session)
     done = group_requests.answer_drop(broker, session, frame)
 
     def gathered(_answers: dict[int, Message], errors: dict[int, PortaskError]) -> None:

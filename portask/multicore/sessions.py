@@ -97,7 +97,7 @@ class HomeSession(Session):
         self._congested = False
         self._notice: Callable[[HomeSession], None] = lambda _: None
         super().__init__(broker, peer, offer, now, certificate)
-        self._notice = broker.congestion_changed
+        self._notice = broker.homes.congestion_changed
         self.number = 0
         self.places: dict[int, None] = {}
         self.routes: dict[int, Route] = {}

@@ -8,9 +8,9 @@
 
 `divide` brings what it finds, for however many workers, into the form for as many as there are now. Partitions are
 moved, a rename each; nothing is copied, and no record is looked at. What groups know is written to its new place before
-it is removed from the old one. So at any moment everything is there once, or, of groups, twice and alike: a crash loses
-nothing, and the next `divide` finishes, whatever number it is for. While ``moving`` is there, and where ``workers``
-says so, nobody opens FOLDER as one log.
+it is removed from the old one. So at any moment everything is there once, or, of groups, twice and alike: a crash
+loses nothing, and the next `divide` finishes, whatever number it is for. While ``moving`` is there, and where
+``workers`` says so, nobody opens FOLDER as one log.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_a_client_that_leaves_leaves_nothing(several: Several) -> None:
     client.hang_up()
     several.turn()
     for worker in several.workers:
-        assert not worker.broker.clients
+        assert not worker.broker.homes.clients
         assert not any(link.proxies for link in worker.broker.links.values())
         for topic in worker.broker.topics.values():
             assert not any(partition.cursors for partition in topic.partitions)

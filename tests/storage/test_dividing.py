@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def test_two_crashes_lose_nothing(tmp_path: Path) -> None:
             folder = tmp_path / f"log{first}-{second}"
             write(divide(folder, 2), b"x")
             for at, places in ((first, 4), (second, 3)):
-                with contextlib.suppress(Crash):
+                with suppress(Crash):
                     divide(folder, places, Crashing(at, crash))
             assert read(divide(folder, 1)) == expected(b"x")
 
@@ -172,7 +172,7 @@ def test_nobody_takes_a_divided_log_for_one(tmp_path: Path) -> None:
     write(divide(folder, 2), b"x")
     with pytest.raises(StorageError, match="holds the logs of several workers"):
         SegmentLog(folder)
-    with contextlib.suppress(Crash):
+    with suppress(Crash):
         divide(folder, 1, Crashing(15, crash))
     with pytest.raises(StorageError, match="holds the logs of several workers"):
         SegmentLog(folder)
