@@ -102,7 +102,7 @@ class Subscribing:
         done: Gets the outcome.
     """
 
-    def __init__(  # noqa: PLR0917 - one caller, which has them all
+    def __init__(
         self,
         broker: WorkerBroker,
         session: HomeSession,
