@@ -64,7 +64,7 @@ class World:
         self.clients = [client(number) for number in range(CLIENTS)]
         self.turn, self.settle = turn, settle
         self.seen = [Seen() for _ in self.clients]
-        self.members: dict[tuple[int, int], str] = {}
+        self.members: dict[tuple[int, int], dict[int, str]] = defaultdict(dict)  # groups, by request
         self.group_records: dict[str, list[Any]] = defaultdict(list)
         self.number = 100
         self.limited: set[tuple[int, int]] = set()
@@ -139,7 +139,7 @@ class World:
                 body = control.Subscribe(
                     text, EARLIEST, None, None, LOTS, LOTS, {}, group, max_in_flight=most, ack_wait=60_000
                 )
-                self.members.setdefault((who, channel), group)
+                self.members[who, channel][number] = group
                 connection.send_control(Opcode.SUBSCRIBE, body, number, channel)
             case "unsubscribe":
                 self.loose |= self.limited & {(who, rest[0])}
@@ -179,7 +179,7 @@ class World:
         elif opcode == Opcode.SUBSCRIBE and not number:
             body = control.decode(frame.body, control.Assigned)
             seen.channels[body.delivery] = (frame.channel, body.topic, body.partition)
-            if (who, frame.channel) not in self.members:
+            if not self.members.get((who, frame.channel)):
                 seen.assigned.append((frame.channel, body.topic, body.partition, body.offset))
         elif opcode == Opcode.DELIVER and not frame.flags & REPLY:
             return self._delivered(who, client, seen, frame)
@@ -189,6 +189,7 @@ class World:
             error = control.decode(frame.body, control.Error)
             if number:
                 seen.answers[number].append((error.code, error.message, error.first, error.next))
+                self.members[who, frame.channel].pop(number, None)
             else:
                 seen.fatal.append(error.code)
         elif opcode == Opcode.DESCRIBE:
@@ -210,7 +211,8 @@ class World:
             )
         (first, last, _), rest = windows.split(memoryview(frame.body))
         found = [each for each in records(rest) if first <= each[0] <= last]
-        self.group_records[self.members[who, channel]] += [(topic, partition, *each) for each in found]
+        group = next(iter(self.members[who, channel].values()))  # those that were refused are gone
+        self.group_records[group] += [(topic, partition, *each) for each in found]
         client.connection.send_control(Opcode.ACK, control.Ack([(first, last)]), 0, frame.channel)
         return True
 

@@ -118,8 +118,11 @@ const ONE: [u8; 8] = [1, CBOR_SEQUENCE, 0, 0, 1, 0, 0, 0];
 fn fields(batch: &[u8]) -> Option<Gathered> {
     let header = batch.first_chunk::<HEADER>()?;
     let number = |at: usize| u64::from_le_bytes(*header[at..].first_chunk().unwrap_or(&[0; 8]));
-    let fits =
-        batch.len() <= SMALL && batch.len() > HEADER + 1 && header[24..32] == ONE && number(48) == 0 && batch.get(HEADER) == Some(&0x84);
+    let fits = batch.len() <= SMALL
+        && batch.len() > HEADER + 1
+        && header[24..32] == ONE
+        && number(48) == 0
+        && batch.get(HEADER) == Some(&0x84);
     fits.then(|| Gathered {
         base_offset: number(0),
         append_time: number(8),
