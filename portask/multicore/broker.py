@@ -172,7 +172,7 @@ class WorkerBroker(Broker):
         leaving = []
         for session in departing:
             if type(session) is Proxy:
-                if session.number in session.link.proxies:
+                if session.link.proxies.get(session.number) is session:
                     self._send_home(session)
             else:
                 leaving.append(session)
@@ -343,7 +343,8 @@ class WorkerBroker(Broker):
 
     def _drop(self, link: Link, proxy: Proxy) -> None:
         """The client is gone."""
-        link.proxies.pop(proxy.number, None)
+        if link.proxies.get(proxy.number) is proxy:
+            del link.proxies[proxy.number]
         self._let_go(proxy)
         proxy.closing = True
         if not proxy.gone:

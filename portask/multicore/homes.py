@@ -87,9 +87,11 @@ class Homes:
 
     def _attach(self, link: Link, session: HomeSession) -> None:
         if not session.number:
-            while not self._last_number or self._last_number in self.clients:
-                self._last_number = (self._last_number + 1) & 0xFFFFFFFF
-            session.number = self._last_number
+            # Not that of a client that just left: elsewhere, what was under way for it may not be done yet.
+            number = self._last_number + 1
+            while not number or number in self.clients:
+                number = (number + 1) & 0xFFFFFFFF
+            session.number = self._last_number = number
             self.clients[session.number] = session
         session.places[link.place] = None
         hello = session.connection.hello

@@ -152,3 +152,19 @@ def test_a_group_at_one_partition_has_all_its_credit_where_it_is() -> None:
     (session,) = [session for session in several.workers[place].broker.readers() if session.subscriptions]
     (subscription,) = session.subscriptions.values()
     assert (subscription.messages, subscription.member.limit) == (4, 3)  # type: ignore[union-attr]
+
+
+def test_who_comes_as_another_leaves_is_not_taken_for_it(several: Several) -> None:
+    """Both go to the same worker, which hears of both in one turn."""
+    first, second = several.client(0), several.client(0)
+    partition = next(each for each in range(4) if owner_of("t", each, len(several.workers)) != 0)
+    first.open("t", 1, partition, 4)
+    several.turn()
+    assert first.take(Opcode.OPEN)
+    first.hang_up()
+    second.open("t", 1, partition, 4)
+    several.turn()
+    assert second.take(Opcode.OPEN)
+    second.publish(batch(b"x"), 1)
+    several.turn()
+    assert len(second.acked()) == 1
