@@ -39,7 +39,8 @@ class Entry(msgspec.Struct, frozen=True):
         needs: Importable modules it needs beyond the core; ``"module=distribution"`` where pip knows it by
             another name.
         capabilities: What cannot be seen from the class: ``"threads"``, ``"processes"`` for rings, ``"tls"`` for
-            servers, ``"native"`` for compiled parts.
+            servers, ``"multicore"`` for servers and storages that several workers of one broker can have,
+            ``"native"`` for compiled parts.
         requires: Why it may be unavailable besides libraries: ``"module:function"`` that returns a reason or
             ``None``.
         sandbox: For a variant that needs a server: ``"module:context_manager"`` that yields options for an instance to
@@ -138,13 +139,14 @@ REFERENCE = (
         "memory",
         "portask.reference.storage:MemoryStorage",
         "a log in RAM, small batches coalesced",
+        capabilities=frozenset({"multicore"}),
     ),
     Entry(
         "server",
         "asyncio-streams",
         "portask.server.asyncio_streams:StreamsServer",
         "asyncio streams, a task a connection",
-        capabilities=frozenset({"tls"}),
+        capabilities=frozenset({"tls", "multicore"}),
     ),
 )
 REFERENCE_NAMES = {entry.family: entry.name for entry in REFERENCE}
@@ -156,7 +158,7 @@ BUILT_IN = (
         "segment-log",
         "portask.storage:SegmentLog",
         "a log in a folder: survives kill -9 or power loss, as its mode says",
-        capabilities=frozenset({"durable"}),
+        capabilities=frozenset({"durable", "multicore"}),
         requires="portask.storage:why_not",
     ),
 )

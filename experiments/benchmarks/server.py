@@ -37,6 +37,12 @@ class Cpu(Tracked):
     seconds = 2.0
 
 
+class Scaling(Tracked):
+    workload = "network.scaling"
+    metric = "rate"
+    seconds = 0.5
+
+
 class Connection(Tracked):
     workload = "network.connections"
     metric = "memory"

@@ -5,8 +5,8 @@ it lies on the good side of the mark, ``fail`` when all of it lies on the bad si
 the mark or when there is no interval. One, two or three processes give a wide interval or none; what they found may
 still leave no doubt. So it is a ``fail`` as well when every single process missed the mark by at least the criterion's
 ``margin``, a factor that stands in the file before anything is measured. There is no such rule for passing: few lucky
-processes prove nothing. A criterion on several cases is failed by one that fails. ``criteria.toml`` has the five that
-Portask was built for and describes the form.
+processes prove nothing. A criterion on several cases is failed by one that fails; but one of ``existence`` is proven by
+one success on one of them. ``criteria.toml`` has the five that Portask was built for and describes the form.
 """
 
 from __future__ import annotations
@@ -193,11 +193,12 @@ def _judge(rule: Rule, label: str, parts: Parts, expected: int, blind: bool) -> 
     labels = {name: seen for _, _, summary in parts for name, seen in summary.labels.items()}
     sign = 1 if rule.better == "higher" else -1
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    place = min(range(len(judged)), key=lambda at: (order[judged[at].verdict], sign * judged[at].value))
+    choose = max if rule.existence else min  # one success proves it; elsewhere the worst stands for all
+    place = choose(range(len(judged)), key=lambda at: (order[judged[at].verdict], sign * judged[at].value))
     worst = judged[place]
     verdict = worst.verdict
     explanation = _explain(rule, worst, judged, parts[place][2], blind=blind)
-    if len(parts) < expected:
+    if len(parts) < expected and not rule.existence:
         verdict = "inconclusive" if verdict == "pass" else verdict
         explanation += f" {expected - len(parts)} of {expected} cases are missing for this variant."
     return _criterion(
@@ -254,7 +255,8 @@ def _explain(
 ) -> str:
     passed = sum(part.verdict == "pass" for part in parts)
     title = worst.title[0].upper() + worst.title[1:]
-    text = f"{title}, the worst of {len(parts)} figures." if len(parts) > 1 else f"{title}."
+    which = "best" if rule.existence else "worst"
+    text = f"{title}, the {which} of {len(parts)} figures." if len(parts) > 1 else f"{title}."
     straddles = worst.low is None or rule.judge(worst.value, worst.low, worst.high) == "inconclusive"
     who = "the only process" if summary.processes == 1 else f"each of {summary.processes} processes"
     if blind:
@@ -269,7 +271,7 @@ def _explain(
         text += " One process gives no interval."
     elif worst.verdict == "inconclusive":
         text += " The interval straddles the mark."
-    elif len(parts) > 1:
+    elif len(parts) > 1 and not rule.existence:
         text += f" {passed} of {len(parts)} pass."
     return text
 

@@ -8,7 +8,7 @@ Budgets, seconds of wall time on two cores. Profile ``quick`` ends within 4 minu
 ============================================  =======  ==================================================
 conformance                                      20    every variant, in processes of their own
 serialization, memory                            32
-latency, connections, cpu, throughput            90    servers, load generators, peers
+latency, connections, cpu, throughput, scaling   99    servers, load generators, peers
 storage, compression                             45    storage with brokers and peers
 rings, workers, pools, allocation                29
 statistics, report and figures                   10
@@ -131,11 +131,11 @@ SUITES = {
             "Connections",
             "How many clients can be connected, all alive?",
             11,
-            600,
+            2400,
             (1, 3),
             timed=False,
         ),
-        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 27, 900, (2, 5)),
+        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 27, 4800, (2, 4)),
         Suite(
             "throughput",
             "Network throughput",
@@ -143,6 +143,14 @@ SUITES = {
             24,
             1200,
             (2, 5),
+        ),
+        Suite(
+            "scaling",
+            "Scaling and fairness",
+            "What becomes of throughput and latency when one thing grows, and of quiet clients beside a loud one?",
+            9,
+            4800,
+            (1, 3),
         ),
         Suite(
             "storage",

@@ -4,7 +4,8 @@ from portask.registry import Entry
 
 _THREADS = frozenset({"threads"})
 _PROCESSES = frozenset({"threads", "processes"})
-_TLS = frozenset({"tls"})
+_MULTICORE = frozenset({"multicore"})
+_LOOP = _MULTICORE | {"tls"}
 
 VARIANTS = (
     Entry(
@@ -129,7 +130,7 @@ VARIANTS = (
         "asyncio-protocol",
         "portask_variants.servers.asyncio_protocol:ProtocolServer",
         "asyncio transports, no task a connection",
-        capabilities=_TLS,
+        capabilities=_LOOP,
     ),
     Entry(
         "server",
@@ -137,13 +138,14 @@ VARIANTS = (
         "portask_variants.servers.uvloop_server:UvloopServer",
         "the same on uvloop",
         needs=("uvloop",),
-        capabilities=_TLS,
+        capabilities=_LOOP,
     ),
     Entry(
         "server",
         "epoll",
         "portask_variants.servers.epoll:EpollServer",
         "a bare epoll loop",
+        capabilities=_MULTICORE,
         requires="portask_variants.servers.epoll:why_not",
     ),
 )

@@ -27,13 +27,20 @@ class _Lines(logging.StreamHandler[TextIO]):
             self.stream.write(f"a log line of {record.name} could not be written: {sys.exc_info()[0]}\n")
 
 
-def configure(level: str, style: Literal["auto", "console", "json"] = "auto", *, color: bool = True) -> None:
+def configure(
+    level: str,
+    style: Literal["auto", "console", "json"] = "auto",
+    *,
+    color: bool = True,
+    worker: int | None = None,
+) -> None:
     """Sets up logging of this process. May be called again; the last call holds.
 
     Args:
         level: debug, info, warning, error or critical.
         style: ``auto`` is console when stderr is a terminal, else json.
         color: Whether the console style may use colours (``NO_COLOR`` says no).
+        worker: Which of a broker's processes this is; stands in every line.
     """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -43,6 +50,8 @@ def configure(level: str, style: Literal["auto", "console", "json"] = "auto", *,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         hide_bytes,
     ]
+    if worker is not None:
+        shared.append(_says_who(worker))
     renderer: structlog.typing.Processor
     if console:
         renderer = structlog.dev.ConsoleRenderer(colors=color and sys.stderr.isatty(), pad_event_to=0)
@@ -82,6 +91,14 @@ def configure(level: str, style: Literal["auto", "console", "json"] = "auto", *,
 def set_level(level: str) -> None:
     """Changes the level of a running process."""
     logging.getLogger().setLevel(level.upper())
+
+
+def _says_who(worker: int) -> structlog.typing.Processor:
+    def say(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["worker"] = worker
+        return event
+
+    return say
 
 
 def hide_bytes(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

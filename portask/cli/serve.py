@@ -9,11 +9,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
+import msgspec
 import structlog
 
 from portask import registry
@@ -24,12 +26,12 @@ from portask.config.fingerprint import mismatch
 from portask.config.live import live
 from portask.config.options import options as variant_options
 from portask.contracts import FAMILIES, Closeable, Durability
-from portask.core.broker import Broker
 from portask.core.requests import promise_of
 from portask.errors import ConfigError, PortaskError
-from portask.server.authentication import authenticator
-from portask.server.build import build, options
-from portask.server.tls import Tls, tls
+from portask.server.build import build, settle
+from portask.server.reload import take_over
+from portask.server.tls import tls
+from portask.storage.lock import MOVING, WORKERS
 from portask.wire import accelerate
 
 log = structlog.get_logger("portask.serve")
@@ -52,6 +54,12 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
     "--port", type=click.IntRange(0, 65535), help=f"TCP port, {DEFAULT_PORT} unless set; 0 picks a free one."
 )
 @click.option("--server", metavar="VARIANT", help="Server variant.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 256),
+    metavar="N",
+    help="Processes that share the work, 1 unless set; 0 for one a core.",
+)
 @click.option("--storage", metavar="VARIANT", help="Storage variant; `memory` keeps nothing.")
 @click.option(
     "--data",
@@ -65,6 +73,7 @@ def serve(
     host: str | None,
     port: int | None,
     server: str | None,
+    workers: int | None,
     storage: str | None,
     data: str | None,
     log_level: str | None,
@@ -84,6 +93,7 @@ def serve(
         "server.host": host,
         "server.port": port,
         "server.variant": server,
+        "server.workers": workers,
         "storage.variant": storage,
         "storage.options.path": data,
         "logging.level": log_level,
@@ -93,21 +103,40 @@ def serve(
     settings = loaded.settings
     logs.configure(settings.logging.level, settings.logging.format, color=not os.environ.get("NO_COLOR"))
     _remark(loaded)
+
+    def read_again() -> Loaded:
+        return resolve(path, os.environ, overrides)
+
+    if settings.server.workers == 1:
+        _serve_alone(settings, read_again)
+    else:
+        _serve_together(settings, read_again)
+    log.info("stopped")
+
+
+def _serve_alone(settings: Settings, read_again: Callable[[], Loaded]) -> None:
+    """In this process."""
     encryption = tls(settings)
     folder = _folder(settings)
     try:
+        _bring_together(settings, folder)
         engine, runner = build(settings, encryption)
     except OSError as error:
         _cannot_keep(folder, error)
-    reload = _Reload(engine, encryption, settings, lambda: resolve(path, os.environ, overrides))
-    _on_signals(runner.stop, reload)
+    _on_signals(runner.stop, _Reload(settings, read_again, partial(take_over, engine, encryption)))
+    settle()
     place = settings.server
     listening = False
 
     def ready(bound_host: str, bound_port: int) -> None:
         nonlocal listening
         listening = True
-        click.echo(_ready_line(settings, engine, folder, bound_host, bound_port))
+        storage = engine.storage
+        click.echo(
+            _ready_line(
+                settings, (storage.durability.value, promise_of(storage)), folder, bound_host, bound_port
+            )
+        )
         sys.stdout.flush()
         log.info(
             "ready",
@@ -128,7 +157,64 @@ def serve(
     finally:
         if isinstance(engine.storage, Closeable):
             engine.storage.close()
-    log.info("stopped")
+
+
+def _bring_together(settings: Settings, folder: str) -> None:
+    """What several workers kept before is one broker's now."""
+    if folder and any(Path(folder, name).exists() for name in (WORKERS, MOVING)):
+        from portask.multicore import choosing  # noqa: PLC0415 - a broker that was always one process does without
+
+        parts = choosing.divide(settings, 1)
+        if parts is not None:
+            parts.close()
+
+
+def _serve_together(settings: Settings, read_again: Callable[[], Loaded]) -> None:
+    """In several processes, of which this one looks after the others."""
+    from portask.multicore import choosing  # noqa: PLC0415 - a broker of one process does without
+    from portask.multicore.supervisor import Supervisor  # noqa: PLC0415 - likewise
+
+    count = choosing.workers(settings)
+    chosen = choosing.choose(settings, count)
+    tls(settings)  # wrong files are to be named once, and not by every worker
+    folder = _folder(settings)
+    try:
+        supervisor = Supervisor(chosen, count, color=not os.environ.get("NO_COLOR"))
+    except OSError as error:
+        _cannot_keep(folder, error)
+
+    def take_over_all(new: Settings) -> None:
+        if new.tls.on:
+            tls(new)
+        supervisor.reload(msgspec.structs.replace(new, ring=chosen.ring))
+
+    _on_signals(supervisor.stop, _Reload(settings, read_again, take_over_all))
+    place = settings.server
+    listening = False
+
+    def ready(host: str, port: int) -> None:
+        nonlocal listening
+        listening = True
+        kept = (supervisor.durability, supervisor.promise)
+        click.echo(_ready_line(chosen, kept, folder, host, port, workers=count))
+        sys.stdout.flush()
+        log.info(
+            "ready",
+            host=host,
+            port=port,
+            pid=os.getpid(),
+            workers=count,
+            wire_helpers=str(accelerate.status()),
+            tls=settings.tls.on,
+            authentication=settings.auth.on,
+        )
+
+    try:
+        supervisor.run(ready)
+    except OSError as error:
+        if listening:
+            raise
+        _cannot_listen(place.host, place.port, error)
 
 
 def _remark(loaded: Loaded) -> None:
@@ -154,14 +240,18 @@ def _folder(settings: Settings) -> str:
     return "" if path is None else str(Path(settings.storage.options.get("path", path.default)).absolute())
 
 
-def _ready_line(settings: Settings, engine: Broker, folder: str, host: str, port: int) -> str:
+def _ready_line(
+    settings: Settings, kept: tuple[str, str], folder: str, host: str, port: int, *, workers: int = 1
+) -> str:
+    """For people. ``kept`` is the storage's durability, and its promise if it has one."""
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     chosen = " ".join(f"{family}={settings.choice(family).variant}" for family in reversed(FAMILIES))
-    durability = engine.storage.durability
+    durability, promise = kept
+    together = f"; {workers} workers" if workers > 1 else ""
     place = f"; kept in {folder}" if folder else ""
     return (
-        f"portask: ready on {shown}; {chosen}; wire helpers: {accelerate.status()}; "
-        f"durability={durability.value} ({promise_of(engine.storage) or _PROMISE[durability]}){place}"
+        f"portask: ready on {shown}; {chosen}{together}; wire helpers: {accelerate.status()}; "
+        f"durability={durability} ({promise or _PROMISE[Durability(durability)]}){place}"
     )
 
 
@@ -204,12 +294,11 @@ class _Reload:
     """Reads the settings again, and applies what a running broker can take over."""
 
     def __init__(
-        self, engine: Broker, encryption: Tls | None, settings: Settings, read: Callable[[], Loaded]
+        self, settings: Settings, read: Callable[[], Loaded], take_over: Callable[[Settings], None]
     ) -> None:
-        self._engine = engine
-        self._encryption = encryption
         self._settings = settings
         self._read = read
+        self._take_over = take_over
         self._one_at_a_time = threading.Lock()
 
     def __call__(self) -> None:
@@ -219,17 +308,13 @@ class _Reload:
                 new = self._read().settings
                 then = live(self._settings, new)
                 check(then)  # the address stays: what suits another one may leave this one open
-                if self._encryption is not None:
-                    self._encryption.reload(then.tls, then.limits.max_connections)
+                self._take_over(then)
             except ConfigError as error:
                 log.error("settings not taken over", problems=str(error).splitlines())  # noqa: TRY400 - no traceback
                 return
             applied, needs_restart = changes(self._settings, new)
             self._settings = then
             logs.set_level(then.logging.level)
-            self._engine.options = options(then)
-            self._engine.admission.authenticator = authenticator(then.auth)
-            self._engine.wake()  # a limit that is new may be due
             log.info(
                 "settings read again",
                 applied=[str(change) for change in applied],

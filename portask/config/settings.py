@@ -59,6 +59,12 @@ class ServerSettings(Struct, frozen=True):
             description=f'"", "{PLAIN}" or "{ANYONE}": needed beyond loopback without [tls], without [auth]'
         ),
     ] = ""
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0, le=256, description="a number of processes that share the work, 0 to 256; 0 for one a core"
+        ),
+    ] = 1
     options: Options = {}
 
 
@@ -169,14 +175,18 @@ class TopicSettings(Struct, frozen=True):
 
 
 class MemorySettings(Struct, frozen=True):
-    """``[memory]``: the watermark for data that is queued in RAM. Storages that keep files have limits of their own."""
+    """``[memory]``: the watermark for data that is queued in RAM. Storages that keep files have limits of their own.
+
+    At the watermark publishers wait where retention by age will make room, and are refused where nothing will.
+    """
 
     max_bytes: Annotated[
         int,
         Meta(
             ge=1024**2,
             le=2**62,
-            description="a number of bytes from 1048576; publishers pause when data queued in RAM reaches it",
+            description="a number of bytes from 1048576: the most that is queued in RAM"
+            "; publishers then wait or are refused",
         ),
     ] = _GIB
 

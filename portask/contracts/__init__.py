@@ -16,20 +16,23 @@ from portask.contracts.codec import Codec, StreamDecoder, StreamingCodec
 from portask.contracts.compression import Compression, Packed
 from portask.contracts.pool import Pool, PoolStats
 from portask.contracts.ring import RECORD_OVERHEAD, BatchRing, Ring, SharedRing, WaitingRing
-from portask.contracts.server import Endpoint, Engine, FramedEndpoint, Server
+from portask.contracts.server import Endpoint, Engine, FramedEndpoint, Multicore, Server, next_read
 from portask.contracts.sharing import Grant, GroupPart, Sequenced, Shared, SharedGroups
 from portask.contracts.storage import (
     COALESCE_WINDOW_US,
     EARLIEST,
     LATEST,
     Appended,
+    Bounded,
     Catalog,
     Deferred,
+    Divisible,
     Durability,
     Explained,
     Found,
     Gathering,
     GroupState,
+    Parts,
     Producers,
     Read,
     Storage,
@@ -44,11 +47,13 @@ __all__ = [
     "RECORD_OVERHEAD",
     "Appended",
     "BatchRing",
+    "Bounded",
     "Catalog",
     "Closeable",
     "Codec",
     "Compression",
     "Deferred",
+    "Divisible",
     "Durability",
     "Endpoint",
     "Engine",
@@ -59,8 +64,10 @@ __all__ = [
     "Grant",
     "GroupPart",
     "GroupState",
+    "Multicore",
     "NativeSteps",
     "Packed",
+    "Parts",
     "Pool",
     "PoolStats",
     "Producers",
@@ -76,6 +83,7 @@ __all__ = [
     "StreamingCodec",
     "WaitingRing",
     "Workers",
+    "next_read",
 ]
 
 FAMILIES = ("codec", "ring", "pool", "compression", "workers", "storage", "server")

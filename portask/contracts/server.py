@@ -23,13 +23,43 @@ class Endpoint(Protocol):
     congested: bool
     """Set by the server while it holds more unsent bytes than its high-water mark: no deliveries meanwhile."""
 
-    def receive(self, data: Buffer) -> None:
-        """Parses and queues. Never raises for bad bytes: an ERROR becomes output and ``closing`` is set."""
+    def receive(self, data: Buffer) -> int:
+        """Parses and queues. Never raises for bad bytes: an ERROR becomes output and ``closing`` is set.
+
+        Returns how many frames it queued: what the next turn has to do for this connection. `next_read` makes of it how
+        much to read the next time.
+        """
         ...
 
     def take_output(self) -> list[Buffer]:
         """What to write now, in order. Views into receive buffers are valid until those are reused."""
         ...
+
+
+FRAMES_A_READ = 64
+"""About as many frames of one connection are handled in one turn: a millisecond of Python. A turn must be short, for
+everybody else waits meanwhile. It is frames that take time and not bytes: a batch of a thousand messages is one."""
+
+
+def next_read(read: int, frames: int, room: int, least: int, most: int) -> int:
+    """How much to read from a connection the next time, bytes.
+
+    Grows where the room was too small, by four at once, and shrinks where many frames came, or little.
+
+    Args:
+        read: What came this time.
+        frames: How many frames it had.
+        room: How much was to be read.
+        least: Never less.
+        most: Never more.
+    """
+    if frames > FRAMES_A_READ:
+        return max(least, min(room, read * FRAMES_A_READ // frames))
+    if read == room and 4 * frames <= FRAMES_A_READ:
+        return min(4 * room, most)
+    if read < room // 8:
+        return max(room // 2, least)
+    return room
 
 
 class FramedEndpoint(Endpoint, Protocol):
@@ -113,4 +143,17 @@ class Server(Protocol):
 
     def stop(self) -> None:
         """Ends `run`. Safe from other threads and from signal handlers; idempotent."""
+        ...
+
+
+@runtime_checkable
+class Multicore(Protocol):
+    """A server that can be one of several processes behind one address; those have the capability "multicore"."""
+
+    def share(self, bell: int) -> None:
+        """Called before `Server.run`: others listen at the same address (SO_REUSEPORT), and wake this one.
+
+        Args:
+            bell: A file descriptor, not the server's to read or close. As long as it is readable, turns are due.
+        """
         ...

@@ -106,6 +106,15 @@ class Catalog(Protocol):
 
 
 @runtime_checkable
+class Bounded(Protocol):
+    """A storage with a limit, which can say how far away it is."""
+
+    def room(self) -> int:
+        """Bytes of batches that it would still take, all partitions together. Asked before every append: cheap."""
+        ...
+
+
+@runtime_checkable
 class Deferred(Protocol):
     """A storage that may complete after it returned: it syncs on another thread, or asks a server.
 
@@ -154,6 +163,42 @@ class Explained(Protocol):
 
     promise: str
     """What an acknowledged record survives, for people, in one line. May change while it is open."""
+
+
+class Parts(Protocol):
+    """What `Divisible.divide` made.
+
+    Attributes:
+        paths: Each worker's ``path``, in their order.
+    """
+
+    paths: list[str]
+
+    def close(self) -> None:
+        """Lets others have it. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A storage that keeps files below its option ``path``, of which several workers can have a part each."""
+
+    @staticmethod
+    def divide(path: str, places: int, owner: Callable[[TopicPartition], int]) -> Parts:
+        """Brings what is there, for however many workers it was, into as many parts; keeps others out of it.
+
+        A crash in the midst of it loses nothing.
+
+        Args:
+            path: The option.
+            places: How many workers; 1 for a storage that is whole, whose path is ``path``.
+            owner: Who has a partition, from 0.
+
+        Raises:
+            StorageError: another process has it, or something else is there.
+            OSError: it cannot be read or written.
+        """
+        ...
 
 
 @runtime_checkable

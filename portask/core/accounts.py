@@ -22,16 +22,21 @@ class Account:
     """Of one identity. Stays when its connections are gone, or the next one would find its buckets full.
 
     Attributes:
-        limits: Of the identity.
+        name: Of the identity.
+        limits: Likewise.
         sessions: Its connections.
         subscriptions: Of all of them.
         unacked: Bytes of publishes that wait for the storage, as of the end of the last turn, if they are limited.
         waiting: Connections that are not read until ``unacked`` is within the limit again.
         messages: The bucket for them, if there is a limit.
         bytes: Likewise.
+        elsewhere: Its connections and subscriptions at the broker's other processes.
     """
 
     def __init__(self, identity: Identity, now: int) -> None:
+        self.name = identity.name
+        self.elsewhere = (0, 0)
+        self._sharing = 1
         self.sessions: dict[Session, None] = {}
         self.subscriptions: dict[Subscription, None] = {}
         self.unacked = 0
@@ -41,8 +46,19 @@ class Account:
     def set_limits(self, identity: Identity, now: int) -> None:
         """Takes over what the identity has now; buckets start full."""
         self.limits = identity.limits
-        self.messages: tuple[Bucket, ...] = buckets(identity.limits.messages, now)
-        self.bytes: tuple[Bucket, ...] = buckets(identity.limits.bytes, now)
+        self.messages: tuple[Bucket, ...] = buckets(self._part(identity.limits.messages), now)
+        self.bytes: tuple[Bucket, ...] = buckets(self._part(identity.limits.bytes), now)
+
+    def share(self, sharing: int, now: int) -> None:
+        """So many of the broker's processes have connections of the identity: each lets its part through."""
+        if sharing != self._sharing:
+            self._sharing = sharing
+            for rate, filled in ((self.limits.messages, self.messages), (self.limits.bytes, self.bytes)):
+                for bucket in filled:
+                    bucket.change(self._part(rate), now)
+
+    def _part(self, rate: int) -> int:
+        return max(1, rate // self._sharing) if rate else 0
 
     @property
     def full(self) -> bool:

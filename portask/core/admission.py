@@ -81,11 +81,12 @@ class Admission:
         account = standing.account
         if account is not None:
             most = account.limits.connections
-            if most and len(account.sessions) >= most:
+            if most and len(account.sessions) + account.elsewhere[0] >= most:
                 raise NotPermitted(
                     f"{standing.identity.name!r} has {most:,} connections (max_connections of its limits)"
                 )
             account.sessions[session] = None
+            self._broker.account_changed(account)
         session.standing = standing
         self._pace(session, now)
         return standing.identity.name
@@ -97,6 +98,7 @@ class Admission:
         account = self.accounts.get(identity.name)
         if account is None:
             account = self.accounts[identity.name] = Account(identity, now)
+            self._broker.account_changed(account)
         elif account.limits != identity.limits:
             account.set_limits(identity, now)
         return Standing(identity, credentials, account)
@@ -153,7 +155,7 @@ class Admission:
         account = standing.account
         if account is not None:
             most = account.limits.subscriptions
-            if most and len(account.subscriptions) >= most:
+            if most and len(account.subscriptions) + account.elsewhere[1] >= most:
                 raise NotPermitted(
                     f"{standing.identity.name!r} has {most:,} subscriptions (max_subscriptions of its limits)"
                 )
@@ -189,6 +191,7 @@ class Admission:
             if new.account is not None:
                 new.account.sessions[session] = None
                 new.account.subscriptions |= dict.fromkeys(session.subscriptions.values())
+                self._broker.account_changed(new.account)
         session.standing = new
         self._pace(session, now)
         if session.paused:
@@ -213,6 +216,7 @@ class Admission:
         account.unacked -= standing.counted
         for subscription in session.subscriptions.values():
             account.subscriptions.pop(subscription, None)
+        self._broker.account_changed(account)
         self._broker.pacing.relieve(account)
 
 

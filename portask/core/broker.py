@@ -15,17 +15,20 @@ a clock or touches a socket, so any server can drive it, and tests can, with any
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
 
-from portask.contracts import LATEST, Deferred, Explained, Found, Gathering, Shared, Storage
+from portask.contracts import LATEST, Appended, Deferred, Explained, Found, Gathering, Shared, Storage
 from portask.core import requests
+from portask.core.accounts import Account
 from portask.core.admission import Admission
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
 from portask.core.delivery import Delivery
+from portask.core.group_delivery import GroupDelivery
+from portask.core.groups import Settings as GroupSettings
 from portask.core.identities import Authenticator
 from portask.core.inboxes import Inboxes
 from portask.core.pacing import Pacing
@@ -35,12 +38,13 @@ from portask.core.ranges import NEVER
 from portask.core.restoring import restore
 from portask.core.retention import Retention
 from portask.core.session import ANSWERS_LIMIT, Session
+from portask.core.shortage import Shortage
 from portask.core.topics import check_name
 from portask.errors import Draining, NotPermitted, PortaskError, RemoteProtocolError, UnknownPartition
-from portask.messages import TopicPartition
+from portask.messages import RecordBatch, TopicPartition
 from portask.wire import control
 from portask.wire.connection import State
-from portask.wire.frames import DEFAULT_LIMIT, VERSION, Opcode
+from portask.wire.frames import DEFAULT_LIMIT, VERSION, Frame, Opcode
 from portask.wire.inboxes import PREFIX
 
 log = structlog.get_logger("portask.broker")
@@ -49,6 +53,9 @@ _SECOND = 1_000_000
 _OPEN = State.OPEN  # members of an enumeration are slow to look up
 SWEEP = _SECOND
 """µs between looks at the timers."""
+RETAIN = 4 << 20
+"""Bytes by which a partition grows until its retention is looked at, if no timer comes before: what a fast producer
+writes in a second takes tens of milliseconds to forget, and everybody else would wait for it."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,10 +113,20 @@ class Broker:
         groups: Consumer groups, whether anybody is there or not.
         admission: Who may come in, and what for.
         pacing: Who has to wait.
+        shortage: Who waits for room in the storage.
         arrived: Sessions that received something since the last turn.
         touched: Partitions that were appended to in this turn; see also `touch`.
         shared: The storage, if other brokers use it, too.
+        offer: What it says of itself in WELCOME.
+        handle: Handles what a session received: ``handle(broker, session, frames)``.
+        place: Which of the processes this is that are one broker, from 0.
+        places: How many there are. Each has the partitions that it `owns`.
     """
+
+    place = 0
+    places = 1
+    delivery_type = Delivery
+    group_delivery_type = GroupDelivery
 
     def __init__(
         self,
@@ -131,7 +148,8 @@ class Broker:
         self.topics: dict[str, Topic] = {}
         self.sessions: dict[Session, None] = {}
         self.draining = False
-        self.delivery = Delivery(storage, self.mark)
+        self.handle: Callable[[Broker, Session, list[Frame]], None] = requests.handle
+        self.delivery = self.delivery_type(storage, self.mark)
         self.groups = Coordinator(self, rewrite)
         self.producers = ProducerTable(storage)
         self.inboxes = Inboxes()
@@ -142,6 +160,7 @@ class Broker:
         self.touched: dict[Partition, None] = {}
         self._handshakes: deque[Session] = deque()
         self._next_sweep = 0
+        self.shortage = Shortage(self)
         self._deferred = storage if isinstance(storage, Deferred) else None
         self._gathering = storage if isinstance(storage, Gathering) else None
         self._explained = storage if isinstance(storage, Explained) else None
@@ -151,7 +170,7 @@ class Broker:
             self.shared.lost = self._went_back
         if self._deferred is not None:
             self._deferred.notify = self._notified
-        self._offer = self._make_offer()
+        self.offer = self._make_offer()
         restore(self)
         self.touched.clear()  # nobody is there yet
 
@@ -171,10 +190,10 @@ class Broker:
 
     def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Session:
         """See `portask.contracts.Engine.connect`. The first output of a refused one says why."""
-        if self._explained is not None and self._explained.promise != self._offer.promise:
-            self._offer = self._make_offer()
-        session = Session(self, peer, self._offer, now, certificate)
-        if len(self.sessions) >= self.options.max_connections:
+        if self._explained is not None and self._explained.promise != self.offer.promise:
+            self.offer = self._make_offer()
+        session = self.new_session(peer, now, certificate)
+        if self.connections >= self.options.max_connections:
             most = self.options.max_connections
             session.connection.fail(
                 NotPermitted(f"this broker takes {most:,} connections (limits.max_connections)")
@@ -184,6 +203,15 @@ class Broker:
             self._handshakes.append(session)
         self.sessions[session] = None
         return session
+
+    def new_session(self, peer: str, now: int, certificate: tuple[str, ...]) -> Session:
+        """What a connection becomes."""
+        return Session(self, peer, self.offer, now, certificate)
+
+    @property
+    def connections(self) -> int:
+        """How many clients there are, at all of the broker's processes."""
+        return len(self.sessions)
 
     def disconnect(self, session: Session) -> None:
         """See `portask.contracts.Engine.disconnect`."""
@@ -230,7 +258,7 @@ class Broker:
             inbox = session.inbox
             if inbox:
                 session.inbox = []
-                requests.handle(self, session, inbox)
+                self.handle(self, session, inbox)
         gathering = self._gathering
         if gathering is not None:
             gathering.commit()
@@ -243,6 +271,8 @@ class Broker:
                 self.delivery.fresh(partition, now)
             else:
                 self.delivery.behind.update(partition.cursors)
+            if partition.grown >= RETAIN:
+                self._retain(partition, now)
         if self.delivery.behind:
             self.delivery.catch_up(now)
         if groups.groups and groups.busy:
@@ -276,6 +306,7 @@ class Broker:
         self.draining = True
         self._dirty.update(self.sessions)  # the end of the next turn says it
         self.groups.save()
+        self.shortage.retry()  # to be refused
 
     # ── what requests use ─────────────────────────────────────────────────────────────────────────────────
 
@@ -311,14 +342,26 @@ class Broker:
                 "0 for its default"
             )
         wanted = self.options.partitions.get(name, partitions) or self.options.default_partitions
-        if self.shared is None:
-            done(self.extend(name, wanted), None)
-            return
 
         def declared(count: int, error: PortaskError | None) -> None:
             done(self.extend(name, count) if error is None else None, error)
 
-        self.shared.declare(name, wanted, declared)
+        self.declare(name, wanted, declared)
+
+    def declare(self, name: str, partitions: int, done: Callable[[int, PortaskError | None], None]) -> None:
+        """Says to all who have a say that there is a topic; see `portask.contracts.Shared.declare`."""
+        if self.shared is None:
+            done(partitions, None)
+        else:
+            self.shared.declare(name, partitions, done)
+
+    def owns(self, _key: TopicPartition) -> bool:
+        """Whether it is this process that has the partition."""
+        return True
+
+    def readers(self) -> Iterable[Session]:
+        """The sessions that may have subscriptions here."""
+        return self.sessions
 
     def extend(self, name: str, partitions: int) -> Topic:
         """The topic with so many partitions at least; those that are new are given to whoever subscribes to them."""
@@ -326,7 +369,7 @@ class Broker:
         before = len(known.partitions) if known is not None else 0
         topic = self.create(name, partitions)
         if len(topic.partitions) > before:
-            for session in self.sessions:
+            for session in self.readers():
                 for subscription in list(session.subscriptions.values()):
                     if subscription.matches(name):
                         requests.assign(self, subscription, topic, before)
@@ -342,6 +385,28 @@ class Broker:
             topic.partitions.append(partition)
             self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
         return topic
+
+    def account_changed(self, account: Account) -> None:
+        """An identity has other connections or subscriptions here than before."""
+
+    def settings_elsewhere(self, _group: str) -> GroupSettings | None:
+        """What another of the broker's processes knows of a group."""
+        return None
+
+    def group_is_here(self, _group: str, _settings: GroupSettings | None) -> None:
+        """This process has something of a group, or, with ``None``, nothing any more."""
+
+    def append(self, partition: Partition, batch: RecordBatch, now: int, done: Appended) -> None:
+        """Appends what no client published here, and has it delivered."""
+
+        def stored(offset: int, error: PortaskError | None) -> None:
+            if error is None:
+                partition.next = max(partition.next, offset + batch.count)
+                partition.fresh.clear()  # readers go to the storage
+                self.touch(partition)
+            done(offset, error)
+
+        self.storage.append(partition.key, batch, now, stored)
 
     def _grew(self, key: TopicPartition, following: int) -> None:
         """Another broker appended to a partition, or made a topic."""
@@ -403,6 +468,7 @@ class Broker:
         account = subscription.session.standing.account
         if account is not None:
             account.subscriptions.pop(subscription, None)
+            self.account_changed(account)
         if subscription.member is not None:
             for seat in subscription.member.seats:
                 subscription.session.cursors.pop(seat.delivery, None)
@@ -439,9 +505,13 @@ class Broker:
         session.paused = (
             held or slowed or session.unacked > self.options.max_unacked_bytes or session.owed > ANSWERS_LIMIT
         )
-        if held and not session.congested and session.reading <= ANSWERS_LIMIT:
+        if (
+            held
+            and not (session.congested or session.waits or session.reading > ANSWERS_LIMIT)
+            and session not in self.shortage.waiting
+        ):
             self.arrived[session] = None
-        if state is State.DRAINING and not (session.unacked or session.reading or held):
+        if state is State.DRAINING and not (session.unacked or session.reading or session.waits or held):
             requests.finish_drain(session)
             self._let_go(session)
         if state is State.CLOSED and not self.pacing.silences(session, self.now):
@@ -460,6 +530,7 @@ class Broker:
         session.channels.clear()  # they refer to it: a session should not need the garbage collector
         session.cursors.clear()
         session.inbox.clear()
+        self.shortage.forget(session)
 
     def _sweep(self, now: int) -> None:
         """Timers, once a second."""
@@ -486,11 +557,19 @@ class Broker:
                         RemoteProtocolError(f"nothing was heard for {seconds:g} s: send PING")
                     )
                     self._dirty[session] = None
-        retention = self.options.retention
-        if retention:
-            default = retention.get("")
+        self.retain(now)
+        self.shortage.sweep(now)
+
+    def retain(self, now: int) -> None:
+        """Trims what is over the limits of its retention."""
+        if self.options.retention:
             for topic in self.topics.values():
-                policy = retention.get(topic.name, default)
-                if policy is not None:
-                    for partition in topic.partitions:
-                        policy.apply(self.storage, partition.key, now)
+                for partition in topic.partitions:
+                    self._retain(partition, now)
+
+    def _retain(self, partition: Partition, now: int) -> None:
+        partition.grown = 0
+        retention = self.options.retention
+        policy = retention.get(partition.key.topic) or retention.get("")
+        if policy is not None:
+            policy.apply(self.storage, partition.key, now)

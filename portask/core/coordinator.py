@@ -24,7 +24,6 @@ from portask.contracts import LATEST, GroupState, SharedGroups
 from portask.core import group_state
 from portask.core.dead_letters import DeadLetters, Rewrite
 from portask.core.grants import GrantedShare
-from portask.core.group_delivery import GroupDelivery
 from portask.core.groups import Group, Member, Seat, Settings, Share, check_agreement
 from portask.core.partitions import Partition, Subscription
 from portask.core.ranges import NEVER, Range
@@ -70,7 +69,7 @@ class Coordinator:
         self.behind: dict[Share, None] = {}
         self.dying: dict[Share, None] = {}
         self.freed: dict[Member, None] = {}
-        self.delivery = GroupDelivery(storage, broker.mark, self.behind)
+        self.delivery = broker.group_delivery_type(storage, broker.mark, self.behind)
         self.dead_letters = DeadLetters(broker, self, rewrite) if rewrite is not None else None
         self.due = NEVER
         self._timers: list[tuple[int, int, Range, Share]] = []
@@ -101,12 +100,17 @@ class Coordinator:
         given = {key: value for key, value in asked.items() if value is not None}
         known = self.groups.get(name)
         if known is None:
-            settings = Settings(**given)  # type: ignore[arg-type]  # each value has the type of its key
+            settings = self._broker.settings_elsewhere(name)
+            if settings is None:
+                settings = Settings(**given)  # type: ignore[arg-type]  # each value has the type of its key
             if settings.max_deliveries and self.dead_letters is None:
                 raise NotPermitted(
                     "this broker was made without a way to write dead letters: leave max_deliveries out"
                 )
-            known = self.groups[name] = Group(name, settings, given)
+            known = Group(name, settings, given)
+            check_agreement(known, settings, given)
+            self.groups[name] = known
+            self._broker.group_is_here(name, settings)
             return known
         check_agreement(known, known.settings, given)
         return known
@@ -222,7 +226,7 @@ class Coordinator:
                     self._save(share)
         member.seats.clear()
         if not group.members and not group.shares:
-            self.groups.pop(group.name, None)  # nothing of it was ever saved
+            self._forget(group.name)  # nothing of it was ever saved
         if not self._broker.in_turn:
             self._broker.wake()  # what it had may go to others, and its state to the storage
 
@@ -253,12 +257,12 @@ class Coordinator:
             raise NotPermitted(f"the group {name!r} has {len(group.members)} members: stop them first")
         unknown = UnknownGroup(f"there is no group {name!r}")
         if self.shared is not None:
-            self.groups.pop(name, None)
+            self._forget(name)
             self.shared.drop_group(name, lambda there, error: done(error or (None if there else unknown)))
             return
         if group is None:
             raise unknown
-        del self.groups[name]
+        self._forget(name)
         for share in group.shares.values():
             self._unsaved.pop(share, None)
             self.behind.pop(share, None)
@@ -267,6 +271,10 @@ class Coordinator:
         if self._store is not None:
             self._store.drop_group(name)
         done(None)
+
+    def _forget(self, name: str) -> None:
+        if self.groups.pop(name, None) is not None:
+            self._broker.group_is_here(name, None)
 
     # ── what shares call ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,7 +17,7 @@ import structlog
 
 from portask.core.delivery import READ_LIMIT
 from portask.core.groups import Share
-from portask.core.partitions import Partition, Topic
+from portask.core.partitions import Topic
 from portask.core.ranges import NEVER, Range
 from portask.errors import OffsetOutOfRange, PortaskError, StorageError
 from portask.messages import Buffer, RecordBatch
@@ -146,18 +146,13 @@ class DeadLetters:
                 )
                 return
             target = topic.partitions[key.partition % len(topic.partitions)]
-            broker.storage.append(
-                target.key, written, now, lambda offset, error: stored(target, offset, error)
-            )
+            broker.append(target, written, now, stored)
 
-        def stored(target: Partition, offset: int, error: PortaskError | None) -> None:
+        def stored(_offset: int, error: PortaskError | None) -> None:
             if error is not None:
                 self._later(share, first, last, now, error)
                 return
             self._failing.discard(share)
-            target.next = max(target.next, offset + written.count)
-            target.fresh.clear()  # readers go to the storage
-            broker.touch(target)
             share.bury(first, last)
 
         share.burying(first, last)

@@ -31,17 +31,21 @@ class Joining:
     Args:
         broker: Whose groups.
         subscription: Not yet its session's.
-        frame: The request.
-        body: Of it.
+        body: Of the request.
+        done: Gets the group's ``ack_wait`` in ms, or why the subscription is none.
     """
 
     def __init__(
-        self, broker: Broker, subscription: Subscription, frame: Frame, body: control.Subscribe
+        self,
+        broker: Broker,
+        subscription: Subscription,
+        body: control.Subscribe,
+        done: Callable[[int, PortaskError | None], None],
     ) -> None:
         self._broker = broker
         self._subscription = subscription
         self._session = subscription.session
-        self._frame = frame
+        self._done = done
         self._body = body
         self._group = _enter(broker, body)
         self._waiting = 0
@@ -60,7 +64,7 @@ class Joining:
         subscription.member = self._broker.groups.join(group, subscription, body.max_in_flight)
         self._waiting = len(wanted)
         if not wanted:
-            self._finish()
+            self._done(self._group.settings.ack_wait // 1000, None)
         for partition in wanted:
             share = group.shares.get(partition)
             if share is None:
@@ -73,7 +77,7 @@ class Joining:
     @property
     def _over(self) -> bool:
         session = self._session
-        return session.gone or session.subscriptions.get(self._frame.channel) is not self._subscription
+        return session.gone or session.subscriptions.get(self._subscription.channel) is not self._subscription
 
     def _found(self, partition: Partition) -> Found:
         """The group is new at the partition, and begins at the offset that is found."""
@@ -106,19 +110,12 @@ class Joining:
             return
         if error is not None:
             self._broker.forget(self._subscription)
-            self._session.subscriptions.pop(self._frame.channel, None)
-            self._session.refuse(error, self._frame.correlation, self._frame.channel)
-            self._broker.mark(self._session)
+            self._session.subscriptions.pop(self._subscription.channel, None)
+            self._done(0, error)
             return
         _take_seat(self._broker, self._subscription, self._group.shares[partition])
         if not self._waiting:
-            self._finish()
-
-    def _finish(self) -> None:
-        end = control.Assigned("", 0, 0, 0, self._group.settings.ack_wait // 1000)
-        frame = self._frame
-        self._session.connection.send_control(Opcode.SUBSCRIBE, end, frame.correlation, frame.channel, REPLY)
-        self._broker.mark(self._session)
+            self._done(self._group.settings.ack_wait // 1000, None)
 
 
 def assign(broker: Broker, member: Member, partitions: Sequence[Partition]) -> None:
@@ -180,8 +177,7 @@ def _take_seat(broker: Broker, subscription: Subscription, share: Share) -> None
     member = subscription.member
     if member is None or any(seat.share is share for seat in member.seats):
         return
-    seat = broker.groups.seat(member, share, session.next_delivery)
-    session.next_delivery += 1
+    seat = broker.groups.seat(member, share, session.new_delivery())
     session.cursors[seat.delivery] = seat
     key = share.partition.key
     encoded = control.encode(control.Assigned(key.topic, key.partition, seat.delivery, share.next))
@@ -344,10 +340,19 @@ def _info(group: Group, partitions: list[control.GroupPartitionInfo]) -> control
     )
 
 
-def drop(broker: Broker, session: Session, frame: Frame) -> None:
-    """DROP_GROUP."""
+def check_drop(session: Session, frame: Frame) -> str:
+    """The group of a DROP_GROUP that the client may send.
+
+    Raises:
+        PortaskError: why not.
+    """
     body = control.decode(frame.body, control.DropGroup)
     permit(session, "drop_group", body.group)
+    return body.group
+
+
+def answer_drop(broker: Broker, session: Session, frame: Frame) -> Saved:
+    """What answers a DROP_GROUP once it is known what came of it."""
 
     def dropped(error: PortaskError | None) -> None:
         if session.gone or not frame.correlation:
@@ -358,4 +363,4 @@ def drop(broker: Broker, session: Session, frame: Frame) -> None:
             session.connection.send(Opcode.DROP_GROUP, b"", frame.correlation, frame.channel, REPLY)
         broker.mark(session)
 
-    broker.groups.drop(body.group, dropped)
+    return dropped

@@ -42,14 +42,8 @@ class Inboxes:
         return self._open.get(name)
 
     def open(self, body: control.Subscribe) -> Partition:
-        """The inbox that is subscribed to. A new one goes on with the offsets of the one that its subscriber lost.
-
-        Raises:
-            NotPermitted: a group, or a filter for many.
-        """
+        """The inbox that is subscribed to. A new one goes on with the offsets of the one that its subscriber lost."""
         name = body.filter
-        if body.group or not is_literal(name):
-            raise NotPermitted(f"{name!r}: an inbox is read by its name and by no group")
         found = self._open.get(name)
         if found is None:
             resumed = next(iter(body.resume.get(name, ())), 0)
@@ -64,12 +58,17 @@ class Inboxes:
             del self._open[name]
 
 
-def send(broker: Broker, session: Session, frame: Frame) -> None:
-    """SEND.
+def check(body: control.Subscribe) -> None:
+    """Raises `NotPermitted` for a group, or a filter for many."""
+    if body.group or not is_literal(body.filter):
+        raise NotPermitted(f"{body.filter!r}: an inbox is read by its name and by no group")
+
+
+def check_send(broker: Broker, session: Session, frame: Frame) -> tuple[str, RecordBatch]:
+    """What a SEND that the client may send brings, and where; it is counted as published.
 
     Raises:
-        UnknownTopic: nobody subscribes to that inbox.
-        NotPermitted: nobody there takes more at the moment, or this client may not publish there.
+        NotPermitted: this client may not publish there.
         Draining: the broker is going away.
         BatchError: the batch is damaged or too large.
         RemoteProtocolError: no correlation id, or no name.
@@ -83,6 +82,28 @@ def send(broker: Broker, session: Session, frame: Frame) -> None:
     batch = batches.parse(data, broker.options.max_raw)
     if session.meter is not None:
         session.meter.spend(batch.count, len(batch.data), broker.now)
+    return name, batch
+
+
+def send(broker: Broker, session: Session, frame: Frame) -> None:
+    """SEND.
+
+    Raises:
+        UnknownTopic: nobody subscribes to that inbox.
+        NotPermitted: nobody there takes more at the moment, or this client may not publish there.
+        PortaskError: see `check_send`.
+    """
+    name, batch = check_send(broker, session, frame)
+    hand_over(broker, session, frame, name, batch)
+
+
+def hand_over(broker: Broker, session: Session, frame: Frame, name: str, batch: RecordBatch) -> None:
+    """Hands what a SEND brings to whoever waits at the inbox.
+
+    Raises:
+        UnknownTopic: nobody does.
+        NotPermitted: nobody there takes more at the moment.
+    """
     inbox = broker.inboxes.get(name)
     if inbox is None:
         raise UnknownTopic(f"nobody waits at {name}: who asked has gone")

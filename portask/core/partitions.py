@@ -22,13 +22,15 @@ class Partition:
         shares: The groups that have members here.
         fresh: Batches appended in the current turn, with their base offsets: these may go out without being
             read back.
+        grown: Bytes appended since its retention was looked at.
     """
 
-    __slots__ = ("cursors", "fresh", "key", "next", "shares")
+    __slots__ = ("cursors", "fresh", "grown", "key", "next", "shares")
 
     def __init__(self, key: TopicPartition, next_offset: int) -> None:
         self.key = key
         self.next = next_offset
+        self.grown = 0
         self.cursors: dict[Cursor, None] = {}
         self.shares: dict[Share, None] = {}
         self.fresh: list[tuple[int, RecordBatch]] = []

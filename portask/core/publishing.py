@@ -23,6 +23,7 @@ def publish(broker: Broker, session: Session, frame: Frame) -> None:
         RemoteProtocolError: the channel is not open.
         Draining: the broker is going away.
         BatchError: the batch is damaged or too large.
+        Later: there is no room for it now.
     """
     number = frame.channel
     channel = session.channels.get(number)
@@ -33,6 +34,7 @@ def publish(broker: Broker, session: Session, frame: Frame) -> None:
     batch = frame.batch
     if batch is None or batch.raw_length > broker.options.max_raw:
         batch = batches.parse(frame.body, broker.options.max_raw)
+    broker.shortage.check(session, len(batch.data))
     slot = [frame.correlation, -1, len(batch.data)]
     if session.meter is not None:
         session.meter.spend(batch.count, slot[2], broker.now)
@@ -60,6 +62,7 @@ def _stored(  # noqa: PLR0917 - the first five are bound when the batch arrives
         _lost(broker, channel, slot, error)
         return
     partition = channel.partition
+    partition.grown += len(batch.data)
     following = offset + batch.count
     # another broker on the same store may have appended more meanwhile
     if following > partition.next:  # noqa: PLR1730 - once a batch, and `max` is a call

@@ -33,6 +33,12 @@ class Bucket:
         self._level = min(full, self._level + (now - self._since) * rate) - amount * _SECOND
         self._since = now
 
+    def change(self, rate: int, now: int) -> None:
+        """Is filled at another rate from now on; what is in it stays, or as much as it holds then."""
+        self.take(0, now)
+        self._rate = rate
+        self._level = min(self._level, rate * _SECOND)
+
     @property
     def ready(self) -> int:
         """When it is not below zero any more, µs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +26,7 @@ from portask.errors import (
     UnknownPartition,
     UnknownTopic,
 )
+from portask.messages import TopicPartition
 from portask.wire import control
 from portask.wire.frames import HEADER_SIZE, REPLY, Frame, Opcode
 from portask.wire.inboxes import PREFIX
@@ -38,11 +39,19 @@ log = structlog.get_logger("portask.broker")
 Handler = Callable[["Broker", Session, Frame], None]
 
 
-def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
+Handlers = Mapping[int, Handler]
+Describing = Callable[["control.Described | None", "PortaskError | None"], None]
+Subscribed = Callable[[int, "PortaskError | None"], None]
+"""``done(ack_wait, None)``, in ms and 0 without a group, or ``done(0, error)``."""
+
+
+def handle(broker: Broker, session: Session, frames: list[Frame], handlers: Handlers | None = None) -> None:
     """Handles frames in order. A request that fails is answered; the others go on."""
+    if handlers is None:
+        handlers = HANDLERS
     for frame in frames:
         try:
-            _HANDLERS[frame.opcode](broker, session, frame)
+            handlers[frame.opcode](broker, session, frame)
         except Later:
             # by identity: frames that look alike are equal
             session.hold(frames[next(at for at, other in enumerate(frames) if other is frame) :])
@@ -62,13 +71,35 @@ def handle(broker: Broker, session: Session, frames: list[Frame]) -> None:
             return
 
 
-def _open(broker: Broker, session: Session, frame: Frame) -> None:
+def check_open(broker: Broker, session: Session, frame: Frame) -> control.Open:
+    """The body of an OPEN that the client may send.
+
+    Raises:
+        PortaskError: why not.
+    """
     body = control.decode(frame.body, control.Open)
     if not 0 < frame.channel < control.DELIVERY_CHANNELS:
         raise RemoteProtocolError(f"channel {frame.channel} is not a client's to open")
     permit(session, "publish", body.topic)
     if body.topic not in broker.topics:
         permit(session, "create", body.topic)
+    return body
+
+
+def to_open(broker: Broker, session: Session, topic: Topic, body: control.Open, channel: int) -> Partition:
+    """The partition that an OPEN means, now that its topic is there.
+
+    Raises:
+        PortaskError: there is no such partition, or the channel is taken.
+    """
+    permit(session, "publish", body.topic)  # the rules may have changed while others were asked
+    partition = partition_of(topic, body.partition)
+    _check_channel(broker, session, channel, partition)
+    return partition
+
+
+def _open(broker: Broker, session: Session, frame: Frame) -> None:
+    body = check_open(broker, session, frame)
     channel = frame.channel
 
     def found(topic: Topic | None, error: PortaskError | None) -> None:
@@ -76,9 +107,7 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
             opened(error)
             return
         try:
-            permit(session, "publish", body.topic)  # the rules may have changed while others were asked
-            partition = _partition(topic, body.partition)
-            _check_channel(broker, session, channel, partition)
+            partition = to_open(broker, session, topic, body, channel)
         except PortaskError as refusal:
             opened(refusal)
             return
@@ -114,7 +143,12 @@ def _check_channel(broker: Broker, session: Session, number: int, partition: Par
         )
 
 
-def _partition(topic: Topic, number: int) -> Partition:
+def partition_of(topic: Topic, number: int) -> Partition:
+    """The partition of that number.
+
+    Raises:
+        UnknownPartition: there is none.
+    """
     if not 0 <= number < len(topic.partitions):
         raise UnknownPartition(
             f"{topic.name} has the partitions 0 to {len(topic.partitions) - 1}, not {number}"
@@ -122,7 +156,13 @@ def _partition(topic: Topic, number: int) -> Partition:
     return topic.partitions[number]
 
 
-def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
+def check_subscribe(broker: Broker, session: Session, frame: Frame) -> control.Subscribe:
+    """The body of a SUBSCRIBE that the client may send.
+
+    Raises:
+        PortaskError: why not.
+        Later: there is no room for the answer now.
+    """
     body = control.decode(frame.body, control.Subscribe)
     number = frame.channel
     if not 0 < number < control.DELIVERY_CHANNELS or number in session.subscriptions:
@@ -137,22 +177,50 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
         raise RemoteProtocolError(f"partition {body.partition}: the first is 0")
     check_filter(body.filter)
     broker.admission.permit(session, body.filter, body.group, body.dead_letter)
+    if body.filter.startswith(PREFIX):
+        inboxes.check(body)
     broker.admission.check_room(session)
     session.make_room()
+    return body
+
+
+def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
+    body = check_subscribe(broker, session, frame)
+    subscribe(broker, session, frame.channel, body, answer_subscribe(broker, session, frame))
+
+
+def answer_subscribe(broker: Broker, session: Session, frame: Frame) -> Subscribed:
+    """What answers a SUBSCRIBE once it is known what came of it."""
+    correlation, number = frame.correlation, frame.channel
+
+    def done(ack_wait: int, error: PortaskError | None) -> None:
+        if error is not None:
+            session.refuse(error, correlation, number)
+        else:
+            end = control.Assigned("", 0, 0, 0, ack_wait)
+            session.connection.send_control(Opcode.SUBSCRIBE, end, correlation, number, REPLY)
+        broker.mark(session)
+
+    return done
+
+
+def subscribe(
+    broker: Broker, session: Session, number: int, body: control.Subscribe, done: Subscribed
+) -> None:
+    """Subscribes to what this process has of what is asked for. ``done`` is not called for a session that is gone.
+
+    Raises:
+        PortaskError: the group cannot be had so; see `Coordinator.enter`.
+    """
     subscription = Subscription(session, number, body.filter, body.partition)
     subscription.messages, subscription.bytes = body.messages, body.bytes
     wanted = _matching(broker, subscription, body)
     if body.group:
-        group_requests.Joining(broker, subscription, frame, body).begin(wanted)
+        group_requests.Joining(broker, subscription, body, done).begin(wanted)
         return
     session.add(subscription)
     waiting = len(wanted)
     failed = False
-
-    def finish() -> None:
-        end = control.Assigned("", 0, 0, 0)
-        session.connection.send_control(Opcode.SUBSCRIBE, end, frame.correlation, number, REPLY)
-        broker.mark(session)
 
     def start(partition: Partition) -> Found:
         def found(offset: int, error: PortaskError | None) -> None:
@@ -164,17 +232,16 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
                 failed = True
                 broker.forget(subscription)
                 session.subscriptions.pop(number, None)
-                session.refuse(error, frame.correlation, number)
-                broker.mark(session)
+                done(0, error)
                 return
             _add_cursor(broker, subscription, partition, offset)
             if not waiting:
-                finish()
+                done(0, None)
 
         return found
 
     if not wanted:
-        finish()
+        done(0, None)
     for partition in wanted:
         _find_start(broker, partition, body, start(partition))
 
@@ -182,9 +249,9 @@ def _subscribe(broker: Broker, session: Session, frame: Frame) -> None:
 def _matching(broker: Broker, subscription: Subscription, body: control.Subscribe) -> list[Partition]:
     """What there is of what is asked for."""
     if body.filter.startswith(PREFIX):
-        return [broker.inboxes.open(body)]
+        return [broker.inboxes.open(body)] if broker.owns(TopicPartition(body.filter)) else []
     matching = [topic for topic in broker.topics.values() if subscription.matches(topic.name)]
-    return [partition for topic in matching for partition in _chosen(subscription, topic)]
+    return [partition for topic in matching for partition in _chosen(broker, subscription, topic)]
 
 
 def _find_start(broker: Broker, partition: Partition, body: control.Subscribe, done: Found) -> None:
@@ -203,7 +270,7 @@ def assign(broker: Broker, subscription: Subscription, topic: Topic, before: int
     """A topic got more than ``before`` partitions, and a subscription waits for it: read from the first record."""
     if subscription.session.gone:
         return
-    added = [each for each in _chosen(subscription, topic) if each.key.partition >= before]
+    added = [each for each in _chosen(broker, subscription, topic) if each.key.partition >= before]
     if subscription.member is not None:
         group_requests.assign(broker, subscription.member, added)
         return
@@ -212,16 +279,15 @@ def assign(broker: Broker, subscription: Subscription, topic: Topic, before: int
     broker.mark(subscription.session)
 
 
-def _chosen(subscription: Subscription, topic: Topic) -> Sequence[Partition]:
-    if subscription.only_partition is None:
-        return topic.partitions
-    return topic.partitions[subscription.only_partition : subscription.only_partition + 1]
+def _chosen(broker: Broker, subscription: Subscription, topic: Topic) -> Sequence[Partition]:
+    only = subscription.only_partition
+    chosen = topic.partitions if only is None else topic.partitions[only : only + 1]
+    return chosen if broker.places == 1 else [each for each in chosen if broker.owns(each.key)]
 
 
 def _add_cursor(broker: Broker, subscription: Subscription, partition: Partition, offset: int) -> None:
     session = subscription.session
-    cursor = Cursor(subscription, partition, session.next_delivery, offset)
-    session.next_delivery += 1
+    cursor = Cursor(subscription, partition, session.new_delivery(), offset)
     session.cursors[cursor.delivery] = cursor
     subscription.cursors.append(cursor)
     partition.cursors[cursor] = None
@@ -284,10 +350,16 @@ def _nack(broker: Broker, session: Session, frame: Frame) -> None:
 
 
 def _drop_group(broker: Broker, session: Session, frame: Frame) -> None:
-    group_requests.drop(broker, session, frame)
+    group = group_requests.check_drop(session, frame)
+    broker.groups.drop(group, group_requests.answer_drop(broker, session, frame))
 
 
-def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
+def check_fetch(broker: Broker, session: Session, frame: Frame) -> tuple[control.Fetch, Partition]:
+    """The body of a FETCH that the client may send, and what it means.
+
+    Raises:
+        PortaskError: why not, or that it is not there.
+    """
     body = control.decode(frame.body, control.Fetch)
     if not frame.correlation:
         raise RemoteProtocolError("FETCH needs a correlation id")
@@ -295,8 +367,11 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
     topic = broker.topics.get(body.topic)
     if topic is None:
         raise UnknownTopic(f"there is no topic {body.topic!r}")
-    partition = _partition(topic, body.partition)
+    return body, partition_of(topic, body.partition)
 
+
+def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
+    body, partition = check_fetch(broker, session, frame)
     session.make_room()
     fetch = Fetch(broker, session, frame, partition, body.bytes)
     start_offset(broker, partition, body.start, body.time, fetch.start)
@@ -304,9 +379,38 @@ def _fetch(broker: Broker, session: Session, frame: Frame) -> None:
 
 def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Describe)
-    matches = matcher(check_filter(body.filter)) if body.filter else str.isspace  # no topic's name is
+    if body.filter:
+        check_filter(body.filter)
     seen = visible(session)
     session.make_room()
+    describe(broker, body, seen, answer_describe(broker, session, frame))
+
+
+def answer_describe(broker: Broker, session: Session, frame: Frame) -> Describing:
+    """What answers a DESCRIBE once everything is known."""
+    correlation, channel = frame.correlation, frame.channel
+
+    def done(reply: control.Described | None, error: PortaskError | None) -> None:
+        if session.gone:
+            return
+        if reply is None:
+            session.refuse(error or BrokerError("nothing is known"), correlation, channel)
+            broker.mark(session)
+            return
+        encoded = control.encode(reply)
+        session.answered += len(encoded)
+        try:
+            session.connection.send(Opcode.DESCRIBE, encoded, correlation, channel, REPLY)
+        except LocalProtocolError as refusal:
+            session.refuse(refusal, correlation, channel)
+        broker.mark(session)
+
+    return done
+
+
+def describe(broker: Broker, body: control.Describe, seen: Callable[[str], bool], done: Describing) -> None:
+    """What this process has of what is asked for, as far as it may be ``seen``."""
+    matches = matcher(check_filter(body.filter)) if body.filter else str.isspace  # no topic's name is
     storage = broker.storage
     catalog = storage if isinstance(storage, Catalog) else None
     described: list[control.TopicInfo] = []
@@ -323,29 +427,22 @@ def _describe(broker: Broker, session: Session, frame: Frame) -> None:
     def looked_up() -> None:
         nonlocal waiting
         waiting -= 1
-        if waiting or session.gone:
+        if waiting:
             return
         if failure is not None:
-            session.refuse(failure, frame.correlation, frame.channel)
-            broker.mark(session)
+            done(None, failure)
             return
         reply = control.Described(
             described,
             storage.durability.value,
-            len(broker.sessions),
+            broker.connections,
             broker.options.name,
             broker.options.settings,
             groups=groups,
             duplicates=broker.producers.duplicates,
             promise=promise_of(storage),
         )
-        encoded = control.encode(reply)
-        session.answered += len(encoded)
-        try:
-            session.connection.send(Opcode.DESCRIBE, encoded, frame.correlation, frame.channel, REPLY)
-        except LocalProtocolError as error:
-            session.refuse(error, frame.correlation, frame.channel)
-        broker.mark(session)
+        done(reply, None)
 
     group_requests.describe(broker, body.groups, seen, found)
     for topic in sorted(broker.topics.values(), key=lambda topic: topic.name):
@@ -388,7 +485,7 @@ def finish_drain(session: Session) -> None:
         session.closing = True
 
 
-_HANDLERS: dict[int, Handler] = {
+HANDLERS: Handlers = {
     Opcode.PUBLISH: publish,
     Opcode.SEND: inboxes.send,
     Opcode.OPEN: _open,

@@ -68,6 +68,8 @@ class Session:
         paced: `portask.core.pacing` has to be asked whether it may be read.
         rests: `portask.core.pacing` will look at it again by itself.
         answer_at: When its last words may leave, µs; 0 for at once.
+        waits: Answers from elsewhere without which nothing more of it can be handled. Whoever counts it up counts it
+            down, and has the session looked at again (`portask.multicore`).
     """
 
     __slots__ = (
@@ -99,6 +101,7 @@ class Session:
         "take_output",
         "told",
         "unacked",
+        "waits",
     )
 
     def __init__(
@@ -115,6 +118,7 @@ class Session:
         self.standing: Standing = STRANGER
         self.meter: Meter | None = None
         self.paced = self.rests = False
+        self.waits = 0
         self.answer_at = 0
         self.connection = Connection(Role.BROKER, offer)
         self.connection.gate = self._greet
@@ -133,14 +137,15 @@ class Session:
         self.unacked = 0
         self.subscriptions: dict[int, Subscription] = {}
         self.cursors: dict[int, Cursor | Seat] = {}
-        self.next_delivery = control.DELIVERY_CHANNELS
+        self.next_delivery = control.DELIVERY_CHANNELS + broker.place
 
-    def receive(self, data: Buffer) -> None:
+    def receive(self, data: Buffer) -> int:
         """See `portask.contracts.Endpoint.receive`."""
         frames = self.connection.receive(data)
         if frames:
             self.inbox += frames
         self._broker.arrived[self] = None
+        return len(frames)
 
     def receive_frames(self, frames: list[Frame], refused: Buffer = b"") -> None:
         """See `portask.contracts.FramedEndpoint.receive_frames`."""
@@ -160,6 +165,13 @@ class Session:
         account = self.standing.account
         if account is not None:
             account.subscriptions[subscription] = None
+            self._broker.account_changed(account)
+
+    def new_delivery(self) -> int:
+        """A channel for deliveries that no other of the broker's processes gives out."""
+        number = self.next_delivery
+        self.next_delivery += self._broker.places
+        return number
 
     def _greet(self, hello: control.Hello) -> str:
         return self._broker.admission.admit(self, hello)

@@ -96,6 +96,10 @@ class MemoryStorage:
         self._used += log.size - before
         done(base, None)
 
+    def room(self) -> int:
+        """See `portask.contracts.Bounded`."""
+        return self._max_bytes - self._used
+
     def _gather(self, log: _Log, batch: RecordBatch, now: int) -> bool:
         """Adds a one-record batch to the open one, or begins another with it."""
         gathered = log.open
@@ -197,15 +201,21 @@ class MemoryStorage:
         log = self._logs.get(partition)
         if log is None:
             return
-        ends = [*log.bases[1:], log.next if log.open is None else log.open.base_offset]
+        bases = log.bases
+        following = log.next if log.open is None else log.open.base_offset
         last = len(log.stored) - (log.open is None)  # the newest batch stays
         drop = 0
-        size = log.size
-        while drop < last and (ends[drop] <= before or (max_bytes is not None and size > max_bytes)):
+        size, end = log.size, log.first
+        most = size if max_bytes is None else max_bytes
+        while drop < last:
+            behind = bases[drop + 1] if drop + 1 < len(bases) else following
+            if behind > before and size <= most:
+                break
+            end = behind
             size -= len(log.stored[drop]) + _ENTRY_OVERHEAD
             drop += 1
         if drop:
-            log.first = ends[drop - 1]
+            log.first = end
             del log.stored[:drop], log.bases[:drop], log.lasts[:drop]
             self._used -= log.size - size
             log.size = size

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from portask.contracts import Endpoint
+from portask.contracts import Endpoint, next_read
 from portask.server.driver import Driver, Link, LoopServer
 
-_READ = 256 * 1024
+_LEAST, _READ = 8 * 1024, 256 * 1024
 _HIGH = 256 * 1024
 
 
@@ -52,10 +52,17 @@ class StreamsServer(LoopServer):
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             transport = cast("asyncio.Transport", writer.transport)
             link = driver.connect(transport, lambda endpoint, _: _StreamLink(driver, writer, endpoint))
+            room = _LEAST
             try:
                 while data := await reader.read(_READ):
-                    link.endpoint.receive(data)
-                    driver.arrived()
+                    rest = memoryview(data)
+                    while rest:
+                        piece, rest = rest[:room], rest[room:]
+                        frames = link.endpoint.receive(piece)
+                        driver.arrived()
+                        room = next_read(len(piece), frames, room, _LEAST, _READ)
+                        if rest or reader.at_eof():
+                            await asyncio.sleep(0)  # a turn: for the others, and before it is hung up on
             except ConnectionError:
                 pass  # the peer is gone; what it had open is given up below
             finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from portask import registry
 from portask.config.options import make
@@ -11,6 +13,8 @@ from portask.config.settings import Retention as RetentionSettings
 from portask.config.settings import Settings
 from portask.contracts import FAMILIES, Server, Storage
 from portask.core.broker import Broker, Options
+from portask.core.dead_letters import Rewrite
+from portask.core.identities import Authenticator
 from portask.core.retention import Retention
 from portask.errors import ConfigError
 from portask.server.authentication import authenticator
@@ -22,10 +26,26 @@ PARTS = ("pool", "workers", "compression", "ring")
 """Families whose chosen variant is handed to every other variant that has a parameter of that name."""
 
 
+Made = TypeVar("Made", bound=Broker)
+
+
 def build(settings: Settings, encryption: Tls | None = None) -> tuple[Broker, Server]:
     """A broker and the server to run it, made of the variants that ``settings`` choose.
 
     ``encryption`` is what `portask.server.tls.tls` makes of the settings, for those who want to have a hand on it.
+
+    Raises:
+        PortaskError: see `build_as`.
+    """
+    return build_as(Broker, settings, encryption)
+
+
+def build_as(
+    make_broker: Callable[[Storage, Options, Rewrite, Authenticator | None], Made],
+    settings: Settings,
+    encryption: Tls | None = None,
+) -> tuple[Made, Server]:
+    """`build` with a broker of another kind.
 
     A part is handed on by name: a storage with a parameter ``compression`` gets the chosen compression, a
     server with a parameter ``pool`` the chosen pool. Parts that nobody asks for are not made.
@@ -44,7 +64,16 @@ def build(settings: Settings, encryption: Tls | None = None) -> tuple[Broker, Se
     given = {"max_bytes": settings.memory.max_bytes}
     storage: Storage = _make(settings, "storage", given)
     server: Server = _make(settings, "server", given | {"tls": encryption})
-    return Broker(storage, options(settings), rewrite, authenticator(settings.auth)), server
+    return make_broker(storage, options(settings), rewrite, authenticator(settings.auth)), server
+
+
+def settle() -> None:
+    """Takes what is there now out of the garbage collector's sight: it stays, and a full collection stops all clients.
+
+    To be called when everything is built and nothing is served yet.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def options(settings: Settings) -> Options:

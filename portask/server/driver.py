@@ -180,6 +180,7 @@ class LoopServer:
                 "ssl_handshake_timeout": tls.handshake_timeout,
                 "ssl_shutdown_timeout": max(grace, 0.1),
             }
+        self._bell = -1
         self._stopping: Callable[[], None] | None = None
         self._stopped = False
 
@@ -196,6 +197,11 @@ class LoopServer:
         """The loop to run on."""
         return asyncio.new_event_loop()
 
+    def share(self, bell: int) -> None:
+        """See `portask.contracts.Multicore.share`."""
+        self._bell = bell
+        self.listening["reuse_port"] = True
+
     def stop(self) -> None:
         """See `portask.contracts.Server.stop`."""
         self._stopped = True
@@ -209,6 +215,8 @@ class LoopServer:
         if self._tls is not None:
             self._tls.connected = lambda: len(driver.links)
         server = await self.listen(driver, host, port)
+        if self._bell >= 0:
+            loop.add_reader(self._bell, driver.arrived)  # the turn that follows reads it
 
         def stopping() -> None:
             if not loop.is_closed():
@@ -224,3 +232,5 @@ class LoopServer:
             self._stopping = None
             server.close()
             await driver.shut_down()
+            if self._bell >= 0:
+                loop.remove_reader(self._bell)

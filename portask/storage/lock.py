@@ -13,6 +13,8 @@ from portask.storage.files import Files, read_all, write_all
 
 NAME = "lock"
 KIND = "storage"
+WORKERS = "workers"
+MOVING = "moving"
 
 
 class FolderLock:
@@ -59,18 +61,21 @@ class FolderLock:
             os.close(fd)
 
 
-def claim(files: Files, folder: str, kind: str) -> None:
+def claim(files: Files, folder: str, kind: str, *, divided: bool = False) -> None:
     """Notes in the file ``storage`` which variant has its files in the folder, or finds that noted.
 
     Args:
         files: The file layer.
         folder: Locked by the caller, who syncs it afterwards.
         kind: Name of the storage variant.
+        divided: Whether it may be the folder of several workers (`portask.storage.dividing`).
 
     Raises:
-        StorageError: another one has its files there.
+        StorageError: another one has its files there, or several workers.
         OSError: it cannot be read or noted.
     """
+    if not divided:
+        refuse_divided(files, folder)
     fd = files.open(f"{folder}/{KIND}", create=True)
     try:
         known, end, _ = read_all(files, fd, 256, 0).decode(errors="replace").partition("\n")
@@ -83,4 +88,14 @@ def claim(files: Files, folder: str, kind: str) -> None:
         raise StorageError(
             f"{folder} holds what the storage {known} keeps: choose --storage {known}, or another folder for {kind} "
             "(portask serve --data FOLDER)"
+        )
+
+
+def refuse_divided(files: Files, folder: str) -> None:
+    """Raises `StorageError` for a folder in which several workers have a log each."""
+    names = files.names(folder)
+    if WORKERS in names or MOVING in names:
+        raise StorageError(
+            f"{folder} holds the logs of several workers, one below it for each: `portask serve` brings them together "
+            "for --workers 1, and `portask log` takes the folder of one"
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 from portask.contracts import (
     Appended,
+    Bounded,
     Catalog,
     Closeable,
     Deferred,
@@ -160,6 +161,13 @@ class Metered:
             }
         shown |= getattr(storage, "counters", {})
         return shown
+
+
+class _Bounded:
+    storage: Any
+
+    def room(self) -> int:
+        return int(self.storage.room())
 
 
 class _Catalog:
@@ -336,6 +344,7 @@ class _Closeable:
 
 
 _ABILITIES: tuple[tuple[type, type], ...] = (
+    (Bounded, _Bounded),
     (Catalog, _Catalog),
     (Deferred, _Deferred),
     (Gathering, _Gathering),

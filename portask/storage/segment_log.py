@@ -25,6 +25,7 @@ quarantined (`portask.storage.recovery`).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ from portask.contracts import Compression, Durability, Found, Read
 from portask.errors import StorageError
 from portask.measuring.histogram import Histogram
 from portask.messages import TopicPartition
-from portask.storage import reading, recovery
+from portask.storage import dividing, reading, recovery
 from portask.storage.appending import Appending
 from portask.storage.files import Files
 from portask.storage.gathering import gather
@@ -136,6 +137,11 @@ class SegmentLog(Appending):
         used = sum(each.bytes for each in self._logs.values())
         self._room = (max_bytes or NO_LIMIT) - used
 
+    @staticmethod
+    def divide(path: str, places: int, owner: Callable[[TopicPartition], int]) -> dividing.Divided:
+        """See `portask.contracts.Divisible.divide`, and `portask.storage.dividing` for how."""
+        return dividing.divide(NAME, path, places, owner)
+
     # ── a start ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _restore(self, topics: str) -> None:
@@ -191,6 +197,10 @@ class SegmentLog(Appending):
             done(-1, _unreadable(error, partition))
         else:
             done(offset, None)
+
+    def room(self) -> int:
+        """See `portask.contracts.Bounded`."""
+        return self._room if self._room > -NO_LIMIT // 2 else NO_LIMIT  # a log that failed says so itself
 
     def trim(self, partition: TopicPartition, before: int = 0, max_bytes: int | None = None) -> None:
         """See `portask.contracts.Storage.trim`.

@@ -176,6 +176,22 @@ class Connection:
         self._plain = _PLAIN[role, State.HANDSHAKE]
         self.output: list[Outgoing] = []
 
+    def resume(self, hello: control.Hello) -> None:
+        """The handshake was elsewhere: this is past it."""
+        self.gate = None
+        self.hello = hello
+        self._enter(State.OPEN)
+        self._peer_limit = hello.max_frame
+
+    def drain(self) -> None:
+        """The peer said DRAIN, elsewhere."""
+        if self.state is State.OPEN:
+            self._enter(State.DRAINING)
+
+    def hang_up(self) -> None:
+        """Closes without a word: the peer connects again."""
+        self._enter(State.CLOSED)
+
     # ── what arrives ──────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, data: Buffer) -> list[Frame]:

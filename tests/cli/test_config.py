@@ -32,6 +32,7 @@ def test_defaults_are_printed_too() -> None:
         "host": "127.0.0.1",
         "port": Settings().server.port,
         "insecure": "",
+        "workers": 1,
     }
     assert printed["storage"] == {
         "variant": "segment-log",

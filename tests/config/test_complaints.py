@@ -29,7 +29,10 @@ def path(tmp_path: Path) -> Path:
         ("[server]\nprot = 1", ["server.prot = 1: ", "no such setting; did you mean server.port?"]),
         ("[serverr]\nport = 1", ["serverr: ", "did you mean server?"]),
         ("port = 7", ["port = 7: ", "no such setting"]),
-        ("[server]\nzzz = 1", ["server.zzz = 1: ", "there are: variant, host, port, insecure, options"]),
+        (
+            "[server]\nzzz = 1",
+            ["server.zzz = 1: ", "there are: variant, host, port, insecure, workers, options"],
+        ),
         ("[codec]\nhost = 1", ["codec.host = 1: ", "there are: variant, options"]),
         ("[server]\nport = 70000", ["server.port = 70000: ", "must be a TCP port, 0 to 65535"]),
         ("[server]\nport = -1", ["server.port = -1: ", "must be a TCP port, 0 to 65535"]),

@@ -159,14 +159,14 @@ def test_a_draining_broker_finishes_what_it_has_and_takes_nothing_new() -> None:
 
 
 def test_a_bug_in_a_handler_costs_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    describe = requests._HANDLERS[Opcode.DESCRIBE]
+    describe = requests.HANDLERS[Opcode.DESCRIBE]
 
     def buggy(broker: Broker, session: Session, frame: Frame) -> None:
         if frame.correlation == 13:
             raise KeyError("a bug")
         describe(broker, session, frame)
 
-    monkeypatch.setitem(requests._HANDLERS, int(Opcode.DESCRIBE), buggy)
+    monkeypatch.setitem(requests.HANDLERS, int(Opcode.DESCRIBE), buggy)
     desk = Desk()
     unlucky, other = desk.client(), desk.client()
     unlucky.open("a")
@@ -286,7 +286,7 @@ def test_turns_are_asked_for_as_long_as_there_is_somebody() -> None:
 def test_every_request_that_the_wire_lets_through_is_handled() -> None:
     answered_by_the_wire = {Opcode.HELLO, Opcode.PING}
     let_through = {opcode for (role, _), row in TRANSITIONS.items() if role is Role.BROKER for opcode in row}
-    assert let_through - answered_by_the_wire == set(requests._HANDLERS)
+    assert let_through - answered_by_the_wire == set(requests.HANDLERS)
 
 
 def test_unknown_opcodes_are_answered_and_the_connection_goes_on() -> None:

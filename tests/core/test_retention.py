@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portask.contracts import COALESCE_WINDOW_US, EARLIEST, LATEST
-from portask.core.broker import SWEEP, Options
+from portask.core.broker import RETAIN, SWEEP, Options
 from portask.core.retention import Retention
 from portask.errors import PortaskError
 from portask.messages import TopicPartition
@@ -148,3 +148,17 @@ def test_a_closed_reader_that_retention_overtook_is_no_harm() -> None:
     assert reader.session.closing
     assert publisher.acked()[-1] == 20
     assert not publisher.take(Opcode.ERROR)
+
+
+def test_a_fast_producer_is_trimmed_as_it_goes_and_not_a_second_s_worth_at_once() -> None:
+    limit = 2 * RETAIN
+    desk = Desk(Options(retention={"": Retention(bytes=limit)}))
+    loud = desk.client()
+    loud.open("a")
+    size = RETAIN // 16
+    most = 0
+    for _ in range(100):
+        loud.publish(batch_of(bytes(size), b""))
+        desk.turn(0)
+        most = max(most, desk.storage.size(TopicPartition("a")))  # type: ignore[attr-defined]
+    assert limit < most <= limit + RETAIN + 2 * size

@@ -71,17 +71,17 @@ def add(
     run: Run,
     workload: str,
     metric: str,
-    values: dict[str, float | tuple[float, float | None, float | None]],
+    values: Mapping[str, float | tuple[float, float | None, float | None]],
     *,
     suite: str = "serialization",
     better: results.Better = "higher",
     unit: str = "msg/s",
-    params: dict[str, Scalar] | None = None,
+    params: Mapping[str, Scalar] | None = None,
     floor: float | None = None,
     labels: Mapping[str, dict[str, str]] | None = None,
 ) -> Case:
     """Adds a case; a bare value gets an interval of ±1%. ``labels`` are by variant."""
-    params = params or {}
+    params = dict(params or {})
     case = Case(
         id=case_id(suite, workload, params, metric),
         suite=suite,

@@ -255,7 +255,9 @@ def test_an_open_loop_run_accounts_for_every_message(served: Child, count: int, 
     )
     calls: list[int] = []
     try:
-        found = openloop.run(publisher, consumer, source, times, spin=spin, window=lambda: calls.append(1))
+        found = openloop.run(
+            [(publisher, source)], consumer, times, spin=spin, window=lambda: calls.append(1)
+        )
     finally:
         publisher.close()
         consumer.close()
@@ -276,7 +278,7 @@ def test_latency_counts_from_the_intended_time_not_from_the_sending(served: Chil
     times = schedule.constant(1000, 0.1)
     publisher, consumer = Publisher(served.port, "due"), TimedConsumer(served.port, "due", 1, 64, 100)
     try:
-        found = openloop.run(publisher, consumer, Batches(64), times, window=lambda: time.sleep(0.03))
+        found = openloop.run([(publisher, Batches(64))], consumer, times, window=lambda: time.sleep(0.03))
     finally:
         publisher.close()
         consumer.close()
@@ -291,7 +293,7 @@ def test_a_schedule_without_a_rate_is_refused(served: Child, times: list[int]) -
     publisher, consumer = Publisher(served.port, "none"), TimedConsumer(served.port, "none", 1, 64, 2)
     try:
         with pytest.raises(ValueError, match="measure longer"):
-            openloop.run(publisher, consumer, Batches(64), array("q", times))
+            openloop.run([(publisher, Batches(64))], consumer, array("q", times))
     finally:
         publisher.close()
         consumer.close()
@@ -330,7 +332,7 @@ def test_a_relay_hands_on_what_it_gets() -> None:
             Publisher(child.port, "", bare=True),
             TimedConsumer(child.port, "", 1, 64, 50, bare=True),
         )
-        found = openloop.run(publisher, consumer, Batches(64), times)
+        found = openloop.run([(publisher, Batches(64))], consumer, times)
         publisher.close()
         consumer.close()
     assert found.received == 50

@@ -183,7 +183,16 @@ def test_the_second_objective_decides_where_noise_spoiled_the_first() -> None:
     run = servers({"server/asyncio-streams": 100.0, "server/epoll": 99.0}, 3)
     run.blocks += empty_run(["cpu"]).blocks
     values = {"server/asyncio-streams": 9.0, "server/epoll": 4.0}
-    add(run, "network.cpu", "cpu", values, suite="cpu", better="lower", params={"rate": 50_000}, floor=0.05)  # type: ignore[arg-type]
+    add(
+        run,
+        "network.cpu",
+        "cpu",
+        values,
+        suite="cpu",
+        better="lower",
+        params={"rate": 50_000, "batch": 50},
+        floor=0.05,
+    )
     found = winner(run)
     assert (found.variant, found.tie) == ("server/epoll", False)
     assert "CPU at 50,000 msg/s decided among them" in found.reason
@@ -246,7 +255,7 @@ def test_cpu_decides_between_servers_of_equal_latency() -> None:
         {"server/asyncio-streams": 9.0, "server/epoll": 4.0, "server/uvloop": 6.0},
         suite="cpu",
         better="lower",
-        params={"rate": 50_000},
+        params={"rate": 50_000, "batch": 50},
         floor=0.05,
     )
     found = winner(run)

@@ -131,6 +131,15 @@ class Stubborn(EpollServer):
         super().run(engine, host, port, ready)
 
 
+class Gluttonous(EpollServer):
+    """Reads from a connection as much as there is."""
+
+    def _read(self, peer: _Peer) -> memoryview | None:
+        peer.expects = 1 << 20
+        self._read_bytes = 1 << 20
+        return super()._read(peer)
+
+
 class Hasty(EpollServer):
     """Forgets what came when its client hangs up."""
 
@@ -161,6 +170,7 @@ kept: list[int] = []
         (Clinging, "lets_go_of_those_who_do_not_read"),
         (Untidy, "leaves_nothing_behind"),
         (Stubborn, "can_be_stopped_before_it_runs"),
+        (Gluttonous, "gives_each_connection_a_turn_s_worth"),
         (Hasty, "takes_what_came_before_a_hang_up"),
     ],
 )

@@ -1,13 +1,16 @@
-"""What `native-epoll` promises beside the contract of a server: memory, descriptors, signals, ways to wait."""
+"""What the native reactor promises beside the contract of a server: memory, descriptors, signals, ways to wait.
+
+Whatever moves its bytes.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,6 +27,7 @@ from portask.contracts import Appended
 from portask.core.session import Session
 from portask.messages import RecordBatch, TopicPartition
 from portask.reference.storage import MemoryStorage
+from portask.registry import Entry
 from portask.wire import control
 from portask.wire.connection import Connection, Role
 from portask.wire.frames import Opcode, frame_header
@@ -31,9 +35,18 @@ from portask_lab.conformance.server_support import Client, Running, batch_of, ev
 from portask_lab.loadgen import broker as loadgen_broker
 from portask_lab.loadgen.processes import Child
 
-ENTRY = registry.get("server", "native-epoll")
+ENTRIES = [registry.get("server", name) for name in ("native-epoll", "native-uring")]
 IDLE = ["sleep", "spin-then-sleep", "spin"]
 MIB = 1 << 20
+
+
+@pytest.fixture(params=ENTRIES, ids=lambda entry: entry.name)
+def entry(request: pytest.FixtureRequest) -> Entry:
+    """The variant; skipped with its reason where it cannot run."""
+    found: Entry = request.param
+    if (reason := found.unavailable()) is not None:
+        pytest.skip(reason)
+    return found
 
 
 # ── memory of received bytes ──────────────────────────────────────────────────────────────────────────────
@@ -51,9 +64,9 @@ class Keeping(MemoryStorage):
         super().append(partition, batch, now, done)
 
 
-def test_a_view_that_is_kept_too_long_never_shows_other_bytes() -> None:
+def test_a_view_that_is_kept_too_long_never_shows_other_bytes(entry: Entry) -> None:
     storage = Keeping()
-    with Running(ENTRY, storage=storage) as broker, Client(broker) as client:
+    with Running(entry, storage=storage) as broker, Client(broker) as client:
         client.open()
         for number in range(300):
             client.publish(batch_of(number.to_bytes(4, "little") * (number * 30), producer=1), 10 + number)
@@ -62,9 +75,9 @@ def test_a_view_that_is_kept_too_long_never_shows_other_bytes() -> None:
     assert all(bytes(view) == copy for view, copy in storage.kept)
 
 
-def test_views_outlive_the_server_and_are_read_only() -> None:
+def test_views_outlive_the_server_and_are_read_only(entry: Entry) -> None:
     storage = Keeping()
-    with Running(ENTRY, storage=storage) as broker, Client(broker) as client:
+    with Running(entry, storage=storage) as broker, Client(broker) as client:
         client.open()
         client.publish(batch_of(bytes(100_000)), 10)
         client.expect(Opcode.PUBACK)
@@ -76,11 +89,11 @@ def test_views_outlive_the_server_and_are_read_only() -> None:
     storage.kept.clear()
 
 
-def test_endpoints_are_let_go_without_the_garbage_collector() -> None:
+def test_endpoints_are_let_go_without_the_garbage_collector(entry: Entry) -> None:
     gc.collect()
     gc.disable()
     try:
-        with Running(ENTRY) as broker, Client(broker) as bystander:
+        with Running(entry) as broker, Client(broker) as bystander:
             for topic in ("a", "b", "c"):
                 with Client(broker) as client:
                     client.open(topic)
@@ -101,10 +114,10 @@ def sessions() -> int:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Child]]:
+def start(entry: Entry) -> Iterator[Callable[..., Child]]:
     """Starts brokers that end with the test."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(loadgen_broker.start("native-epoll", **options))
+        yield lambda **options: stack.enter_context(loadgen_broker.start(entry.name, **options))
 
 
 def connected(child: Child) -> socket.socket:
@@ -142,9 +155,11 @@ def test_a_signal_ends_it_however_it_waits(start: Callable[..., Child], idle: st
 
 
 @pytest.mark.parametrize("idle", IDLE)
-def test_it_answers_and_turns_when_woken_however_it_waits(idle: str) -> None:
-    entry = structs.replace(ENTRY, target=f"{__name__}:{idle.replace('-', '_')}")
-    with Running(entry) as broker, Client(broker) as client:
+def test_it_answers_and_turns_when_woken_however_it_waits(entry: Entry, idle: str) -> None:
+    spin_us = {"spin_us": 20_000} if idle == "spin-then-sleep" else {}
+    _made.clear()
+    _made.append(lambda **options: entry.make(idle=idle, **spin_us, **options))
+    with Running(structs.replace(entry, target=f"{__name__}:made")) as broker, Client(broker) as client:
         for _ in range(20):
             client.ping()
         time.sleep(0.03)
@@ -154,16 +169,11 @@ def test_it_answers_and_turns_when_woken_however_it_waits(idle: str) -> None:
         client.ping()
 
 
-def sleep(**options: Any) -> Any:
-    return ENTRY.make(idle="sleep", **options)
+_made: list[Callable[..., Any]] = []
 
 
-def spin_then_sleep(**options: Any) -> Any:
-    return ENTRY.make(idle="spin-then-sleep", spin_us=20_000, **options)
-
-
-def spin(**options: Any) -> Any:
-    return ENTRY.make(idle="spin", **options)
+def made(**options: Any) -> Any:
+    return _made[0](**options)
 
 
 @pytest.mark.parametrize("idle", ["sleep", "spin-then-sleep"])
@@ -176,9 +186,9 @@ def test_it_sleeps_when_nothing_comes(start: Callable[..., Child], idle: str) ->
         assert child.cpu() - before < 0.1
 
 
-def test_an_unknown_way_to_wait_is_said_before_anything_runs() -> None:
+def test_an_unknown_way_to_wait_is_said_before_anything_runs(entry: Entry) -> None:
     with pytest.raises(ValueError, match="idle is sleep, spin-then-sleep or spin, not 'nap'"):
-        ENTRY.make(idle="nap")
+        entry.make(idle="nap")
 
 
 @pytest.mark.slow
@@ -218,21 +228,22 @@ def test_a_slow_reader_costs_a_bounded_amount_of_memory(start: Callable[..., Chi
         assert max(memory) - memory[0] < 4 * MIB, f"memory beside the log, round by round: {memory}"
 
 
-def test_without_descriptors_it_waits_and_does_not_spin(start: Callable[..., Child]) -> None:
-    child = start()
-    first = connected(child)
-    allowed = descriptors(child) + 3
-    resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (allowed, allowed))
-    waiting = [socket.create_connection(("127.0.0.1", child.port), 5) for _ in range(6)]
-    time.sleep(0.1)
-    before = child.cpu()
-    assert answers(first)
-    time.sleep(0.5)
-    assert child.cpu() - before < 0.2
-    assert descriptors(child) <= allowed
-    for sock in waiting[:3]:
-        sock.close()
-    for sock in waiting[3:]:
-        greet(sock)
-        sock.close()
-    first.close()
+def test_without_descriptors_it_waits_and_does_not_spin(entry: Entry) -> None:
+    allowed = 40
+    parts = loadgen_broker.encoded({"server": (entry.name, {}), "storage": ("memory", {})})
+    broker = [sys.executable, "-m", "portask_lab.loadgen.broker", parts]
+    with Child(["sh", "-c", f'ulimit -n {allowed} && exec "$@"', "sh", *broker]) as child:
+        first = connected(child)
+        waiting = [socket.create_connection(("127.0.0.1", child.port), 5) for _ in range(allowed)]
+        time.sleep(0.1)
+        before = child.cpu()
+        assert answers(first)
+        time.sleep(0.5)
+        assert child.cpu() - before < 0.2
+        assert descriptors(child) == allowed
+        for sock in waiting[:-3]:
+            sock.close()
+        for sock in waiting[-3:]:
+            greet(sock)
+            sock.close()
+        first.close()

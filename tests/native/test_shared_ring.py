@@ -1,4 +1,7 @@
-"""What is particular to `native-shm`: names, what is left behind, and the deaths of its sides."""
+"""What is particular to `native-shm`: names, what is left behind, and the deaths of its sides.
+
+More deaths: ``PORTASK_RING_KILLS=1000 .venv/bin/python -m pytest tests/native/test_shared_ring.py -k killed_at_any``.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from portask import registry
 from portask.errors import RingClosed, RingEmpty, RingError, RingFull
 from portask_lab.conformance.ring_traffic import numbered
 
-KILLS = 300
+KILLS = int(os.environ.get("PORTASK_RING_KILLS", "300"))
 """How often each side is killed."""
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "conform": "Check a variant against its family's contract.",
     "profile": "Draw a flame graph of a variant at work.",
     "crash": "Kill a broker again and again, and count what is lost.",
+    "stall": "Let a subscriber stop reading for a while, and see what it costs.",
     "selftest": "Plant slowdowns and see whether the lab finds them here.",
 }
 

@@ -14,7 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from portask.contracts import Appended, Read
+from portask.contracts.server import FRAMES_A_READ
 from portask.core.broker import Options
+from portask.core.session import Session
 from portask.errors import PortaskError
 from portask.messages import Buffer, RecordBatch, TopicPartition
 from portask.reference.storage import MemoryStorage
@@ -132,6 +134,29 @@ def takes_what_came_before_a_hang_up(entry: Entry) -> None:
         eventually(
             lambda: len(broker.broker.sessions) == 1, "the broker still counts a connection that is gone"
         )
+
+
+@check(SUITE)
+def gives_each_connection_a_turn_s_worth(entry: Entry) -> None:
+    """What one client sends in one piece is handled in many turns, for others wait as long as one takes."""
+    count, batch = 4_000, batch_of(bytes(300), producer=1)
+    most = 0
+    with Running(entry) as broker, Client(broker, send_buffer=4 * _MIB) as loud:
+        loud.open()
+        turn = broker.broker.turn
+
+        def counted(now: int) -> Sequence[Session]:
+            nonlocal most
+            most = max([most, *(len(session.inbox) for session in broker.broker.sessions)])
+            return turn(now)
+
+        broker.broker.turn = counted  # type: ignore[method-assign]
+        for number in range(count):
+            loud.connection.send(Opcode.PUBLISH, batch, 10 + number, 1)
+        loud.flush()
+        partition = broker.broker.topics[TOPIC].partitions[0]
+        eventually(lambda: partition.next == count, "not everything that was published is stored")
+    require(most <= 4 * FRAMES_A_READ, f"one turn had {most:,} frames of one connection")
 
 
 @check(SUITE)

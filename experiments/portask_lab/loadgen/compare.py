@@ -34,7 +34,7 @@ def one(child: Child, times: array[int]) -> list[int]:
         Publisher(child.port, _TOPIC),
         TimedConsumer(child.port, _TOPIC, 1, _SIZE, len(times)),
     )
-    found = openloop.run(publisher, consumer, Batches(_SIZE), times)
+    found = openloop.run([(publisher, Batches(_SIZE))], consumer, times)
     publisher.close()
     consumer.close()
     return sorted(found.latencies)

@@ -40,7 +40,7 @@ class Consumer:
 
     Args:
         port: Of the broker.
-        topic: What to subscribe to.
+        topic: What to subscribe to: a topic or a filter.
         count: Messages that a batch has when it is published.
         size: Bytes a payload.
         bare: Leaves out the handshake, for a relay.
@@ -63,7 +63,8 @@ class Consumer:
         self._body = self._view = memoryview(self._buffer)
         """`_body` is where records are read: the buffer, or what a compressed batch unfolded to."""
         self._held = 0
-        self._offset = -1
+        self._offsets: dict[int, int] = {}
+        """What is due next, by the channel of the delivery: each stands for one partition."""
         self._used_messages = self._used_bytes = 0
         self._bare = bare
         if not bare:
@@ -85,16 +86,18 @@ class Consumer:
         view = self._view
         start, size = 0, held + got
         while size - start >= HEADER_SIZE:
-            magic, _, opcode, _, length, _ = links.HEADER.unpack_from(view, start)
+            magic, _, opcode, _, length, _, channel = links.HEADER.unpack_from(view, start)
             if magic != b"PORT":
                 raise WrongResult("the stream of deliveries is out of step: no frame where one should begin")
             end = start + HEADER_SIZE + length
             if end > size:
                 break
             if opcode in {Opcode.DELIVER, Opcode.PUBLISH}:  # a relay gives back what was published
-                self._deliver(start + HEADER_SIZE, end, now)
+                self._deliver(channel, start + HEADER_SIZE, end, now)
             elif opcode == Opcode.ERROR:
                 raise links.read_error(bytes(view[start + HEADER_SIZE : end]))
+            else:
+                self._other(opcode, start + HEADER_SIZE, end)
             start = end
         self._held = size - start
         if start and self._held:
@@ -104,19 +107,20 @@ class Consumer:
         if self._used_messages > CREDIT_MESSAGES // 2 or self._used_bytes > CREDIT_BYTES // 2:
             self._give_credit()
 
-    def _deliver(self, start: int, end: int, now: int) -> None:
+    def _deliver(self, channel: int, start: int, end: int, now: int) -> None:
         view = self._view
+        offset = -1 if self._bare else self._offsets.get(channel, -1)
         while start < end:
             base, _, length, check, _, _, attributes, count, raw = _BATCH.unpack_from(view, start)
             stop = start + length
             if crc32c(view[start + 24 : stop]) != check:
                 raise WrongResult("a delivered batch does not match its checksum")
-            if self._offset < 0 or self._bare:
-                self._offset = base
-            skip = self._offset - base
+            if offset < 0 or self._bare:
+                offset = base
+            skip = offset - base
             if not 0 <= skip < count:
-                raise WrongResult(f"offset {self._offset} was due, {base} came: lost or reordered")
-            self._offset = base + count
+                raise WrongResult(f"offset {offset} was due, {base} came: lost or reordered")
+            self._offsets[channel] = offset = base + count
             self.deliveries[count] += 1
             at, last = start + BATCH_HEADER_SIZE, stop
             if algorithm_of(attributes):
@@ -135,6 +139,9 @@ class Consumer:
             self._used_messages += count
             self._used_bytes += length
             start = stop
+
+    def _other(self, opcode: int, start: int, end: int) -> None:
+        """Another frame, whose body lies there in the buffer."""
 
     def _take(self, at: int, now: int) -> None:
         """A batch as it was published; ``at`` is where its first payload begins."""
@@ -175,31 +182,44 @@ def end_needed(view: memoryview, held: int) -> int:
 
 
 class TimedConsumer(Consumer):
-    """Records when each batch of one publisher came.
+    """Records when each batch came, of publishers that take turns.
 
     Args:
         expected: Batches that will come; room for their times is taken now.
+        publishers: How many there are. Batch ``n`` of all is batch ``n // publishers`` of publisher ``n % publishers``.
 
     Attributes:
-        latency: ns from the intended time to the arrival, by sequence number.
+        latency: ns from the intended time to the arrival, by the batch's number.
         arrived: The moment of arrival, ``CLOCK_MONOTONIC`` ns.
     """
 
     def __init__(
-        self, port: int, topic: str, count: int, size: int, expected: int, *, bare: bool = False
+        self,
+        port: int,
+        topic: str,
+        count: int,
+        size: int,
+        expected: int,
+        *,
+        publishers: int = 1,
+        bare: bool = False,
     ) -> None:
         super().__init__(port, topic, count, size, bare=bare)
         self.latency = array("q", bytes(8 * expected))
         self.arrived = array("q", bytes(8 * expected))
+        self._taken = [0] * publishers
 
     def _take(self, at: int, now: int) -> None:
-        intended, sequence, _ = HEAD.unpack_from(self._body, at)
-        due = self.batches
+        intended, sequence, publisher = HEAD.unpack_from(self._body, at)
+        taken = self._taken
+        due = taken[publisher]
         if sequence != due:
             raise WrongResult(f"message {due} was due, {sequence} came: lost, repeated or reordered")
-        self.batches = due + 1
-        self.latency[due] = now - intended
-        self.arrived[due] = now
+        taken[publisher] = due + 1
+        self.batches += 1
+        number = due * len(taken) + publisher
+        self.latency[number] = now - intended
+        self.arrived[number] = now
 
 
 class CountingConsumer(Consumer):

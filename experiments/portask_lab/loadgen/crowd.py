@@ -1,8 +1,8 @@
 """Many connections, every one alive: established is not alive, so each makes a round trip.
 
-``python -m portask_lab.loadgen.crowd PORT`` is one client process; `Crowd` drives several of them over their
-standard input and output, one JSON line each way. A process may hold as many connections as its limit of open
-files allows.
+``python -m portask_lab.loadgen.crowd PORT PLACE`` is one client process; `Crowd` drives several of them. A process may
+hold as many connections as its limit of open files allows. Each has source addresses of its own in 127.0.0.0/8: one
+address has some 28,000 ports for one destination, and from half of them on the kernel searches long for a free one.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ import errno
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
-from portask.errors import ConnectFailed
 from portask.wire import control
 from portask.wire.frames import HEADER_SIZE, VERSION, Opcode, frame_header
 from portask_lab.loadgen import links
+from portask_lab.loadgen.team import Team, answer
 
 _PARALLEL = 256
 """Connects under way at once, within the accept backlog of any server."""
 _SPARE_FILES = 64
+_SOURCES = 8
+"""Source addresses of one process."""
+_NO_PORT = 24
+"""IP_BIND_ADDRESS_NO_PORT of linux/in.h: connect chooses the port, so that one serves every destination."""
 STEP_SECONDS = 60.0
 """How long one step (connecting so many, one round trip on each) may take."""
 
@@ -54,6 +55,7 @@ class Report(msgspec.Struct):
 class _Step(msgspec.Struct):
     what: str
     count: int = 0
+    seconds: float = 0.0
 
 
 def most() -> int:
@@ -70,8 +72,10 @@ def most() -> int:
 class Members:
     """The connections of one client process."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, place: int = 0) -> None:
         self._port = port
+        self._place = place
+        self._generation = self._begun = 0
         self._socks: dict[int, socket.socket] = {}
         self._reasons: dict[str, int] = {}
         self._number = 0
@@ -141,6 +145,21 @@ class Members:
                     queue.clear()
         return Report(len(trips), before - len(trips), time.monotonic() - began, self._reasons, trips)
 
+    def storm(self, seconds: float) -> Report:
+        """Hangs up on all and connects as many again, as fast as `_PARALLEL` under way allow; for so long, but once."""
+        count, total = len(self._socks), Report(0, 0, 0.0)
+        while not total.seconds or total.seconds < seconds:
+            self.close()
+            # ports of connections that were closed rest for a minute: the next ones come from another address
+            self._generation = (self._generation + 1) % 200
+            found = self.grow(count)
+            total.alive += found.alive
+            total.failed += found.failed
+            total.seconds += found.seconds
+            for reason, times in found.reasons.items():
+                total.reasons[reason] = total.reasons.get(reason, 0) + times
+        return total
+
     def close(self) -> None:
         """Hangs up on all."""
         for sock in self._socks.values():
@@ -152,6 +171,9 @@ class Members:
         try:
             sock = socket.socket()
             sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_IP, _NO_PORT, 1)
+            self._begun += 1
+            sock.bind((f"127.{self._generation}.{self._place}.{1 + self._begun % _SOURCES}", 0))
             code = sock.connect_ex(("127.0.0.1", self._port))
         except OSError as error:
             code = error.errno or 0
@@ -184,36 +206,41 @@ class Members:
         return False
 
 
-class Crowd:
+class Crowd(Team):
     """Client processes that share the connections to one broker evenly. A context manager: its end ends them."""
 
     def __init__(self, port: int, processes: int = 1) -> None:
-        command = [sys.executable, "-m", "portask_lab.loadgen.crowd", str(port)]
-        self._processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(processes)
-        ]
+        super().__init__("portask_lab.loadgen.crowd", [(str(port), str(place)) for place in range(processes)])
 
     def grow(self, count: int) -> Report:
         """Connects ``count`` more."""
-        share, rest = divmod(count, len(self._processes))
-        return self._all([_Step("grow", share + (place < rest)) for place in range(len(self._processes))])
+        share, rest = divmod(count, len(self))
+        return self._all([_Step("grow", share + (place < rest)) for place in range(len(self))])
 
     def round_trip(self) -> Report:
         """One round trip on every connection."""
-        return self._all([_Step("trip")] * len(self._processes))
+        return self._all([_Step("trip")] * len(self))
+
+    def storm(self) -> Report:
+        """All hang up and connect again, as clients do whose broker was away for a moment."""
+        self.begin_storms(0.0)
+        return self.end_storms()
+
+    def begin_storms(self, seconds: float) -> None:
+        """One storm after the other for so long, and one at least; `end_storms` waits for them."""
+        self.tell([_Step("storm", seconds=seconds)] * len(self))
+
+    def end_storms(self) -> Report:
+        """What `begin_storms` came to: ``alive`` is the number of connections that came back, each time counted."""
+        return self._sum()
 
     def _all(self, steps: Sequence[_Step]) -> Report:
-        for process, step in zip(self._processes, steps, strict=True):
-            assert process.stdin is not None  # noqa: S101 - for the type checker
-            process.stdin.write(msgspec.json.encode(step) + b"\n")
-            process.stdin.flush()
+        self.tell(steps)
+        return self._sum()
+
+    def _sum(self) -> Report:
         total = Report(0, 0, 0.0)
-        for process in self._processes:
-            assert process.stdout is not None  # noqa: S101 - for the type checker
-            line = process.stdout.readline()
-            if not line:
-                raise ConnectFailed(f"a client process ended with status {process.wait()}")
-            part = msgspec.json.decode(line, type=Report)
+        for part in self.hear(Report):
             total.alive += part.alive
             total.failed += part.failed
             total.seconds = max(total.seconds, part.seconds)
@@ -222,34 +249,19 @@ class Crowd:
                 total.reasons[reason] = total.reasons.get(reason, 0) + times
         return total
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for process in self._processes:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-        for process in self._processes:
-            try:
-                process.wait(5.0)  # the end of its input ends it
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
 
 def main() -> None:
     """One client process."""
-    members = Members(int(sys.argv[1]))
+    members = Members(int(sys.argv[1]), int(sys.argv[2]))
     most()
     for line in sys.stdin:
         step = msgspec.json.decode(line, type=_Step)
-        report = members.grow(step.count) if step.what == "grow" else members.round_trip()
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
-        sys.stdout.flush()
+        if step.what == "grow":
+            answer(members.grow(step.count))
+        elif step.what == "storm":
+            answer(members.storm(step.seconds))
+        else:
+            answer(members.round_trip())
     members.close()
 
 

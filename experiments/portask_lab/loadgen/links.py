@@ -7,6 +7,7 @@ Both leave their sockets non-blocking.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from struct import Struct
 
 from portask.contracts import LATEST
@@ -16,8 +17,8 @@ from portask.wire import control
 from portask.wire.connection import Connection, Role
 from portask.wire.frames import HEADER_SIZE, REPLY, Frame, Opcode
 
-HEADER = Struct("<4sBBHII")
-"""The part of a frame header that is read here: magic, version, opcode, flags, length, correlation."""
+HEADER = Struct("<4sBBHIII")
+"""The part of a frame header that is read here: magic, version, opcode, flags, length, correlation, channel."""
 SETUP_TIMEOUT = 10.0
 """Seconds that a handshake, OPEN or SUBSCRIBE may take."""
 
@@ -89,19 +90,27 @@ def read_error(body: Buffer) -> PortaskError:
 class Publisher:
     """Sends whole frames without blocking; what the kernel does not take waits here.
 
-    Attributes:
-        acked: Publishes that the broker acknowledged.
+    Args:
+        port: Of the broker.
+        topic: One, or several: the first on channel 1, the next on channel 2, and so on.
+        bare: Leaves out the handshake, for a relay that just moves bytes.
     """
 
-    def __init__(self, port: int, topic: str, channel: int = 1, *, bare: bool = False) -> None:
-        """Args: ``bare`` leaves out the handshake, for a relay that just moves bytes."""
+    def __init__(self, port: int, topic: str | Sequence[str], *, bare: bool = False) -> None:
         self.sock = dial(port)
-        self.acked = 0
+        self._acked: dict[int, int] = {}
         self._unsent = bytearray()
         self._cut = b""
         if not bare:
-            Setup(self.sock).request(Opcode.OPEN, control.Open(topic), channel)
+            setup = Setup(self.sock)
+            for channel, name in enumerate([topic] if isinstance(topic, str) else topic, 1):
+                setup.request(Opcode.OPEN, control.Open(name), channel)
         self.sock.setblocking(False)
+
+    @property
+    def acked(self) -> int:
+        """Publishes that the broker acknowledged, on all channels."""
+        return sum(self._acked.values())
 
     @property
     def blocked(self) -> bool:
@@ -140,12 +149,12 @@ class Publisher:
             raise RemoteProtocolError("the broker hung up on the publisher")
         start, size = 0, len(data)
         while size - start >= HEADER_SIZE:
-            _, _, opcode, _, length, correlation = HEADER.unpack_from(data, start)
+            _, _, opcode, _, length, correlation, channel = HEADER.unpack_from(data, start)
             end = start + HEADER_SIZE + length
             if end > size:
                 break
             if opcode == Opcode.PUBACK:
-                self.acked = correlation
+                self._acked[channel] = correlation
             elif opcode == Opcode.ERROR:
                 raise read_error(data[start + HEADER_SIZE : end])
             start = end

@@ -120,14 +120,26 @@ class Ring:
         publisher: Stands in every payload.
         least: Batches that it must have, at least.
         seed: For the payloads' bytes.
+        channel: The channel that was opened for it.
+        distinct: Messages, at least, before any repeats.
     """
 
-    def __init__(self, size: int, count: int, publisher: int, least: int, seed: int = 0) -> None:
-        source = Batches(size, count, publisher=publisher, seed=seed)
+    def __init__(
+        self,
+        size: int,
+        count: int,
+        publisher: int,
+        least: int,
+        seed: int = 0,
+        *,
+        channel: int = 1,
+        distinct: int = 1024,
+    ) -> None:
+        source = Batches(size, count, publisher=publisher, seed=seed, channel=channel, distinct=distinct)
         now = time.monotonic_ns()
         self.publisher = publisher
         self.count = count
-        self.length = max(2 * least, 1024 // count)
+        self.length = max(2 * least, distinct // count)
         self.frame_size = len(source.frame(0, now))
         self._bytes = memoryview(
             b"".join(bytes(source.frame(sequence, now)) for sequence in range(self.length))

@@ -18,6 +18,8 @@ from portask_lab.loadgen.messages import Batches
 from portask_lab.workloads import WrongResult
 
 _BURST_BYTES = 64 * 1024
+_AGAIN_NS = 500_000
+"""How soon the kernel is asked again to take what it did not."""
 
 
 class Outcome(msgspec.Struct):
@@ -58,21 +60,23 @@ def verdict(due: int, arrived: int, lateness: Sequence[int], limit: int = LATE_N
     return judge(due, arrived, len(lateness), late=late, worst=max(lateness, default=0), limit=limit)
 
 
+Stream = tuple[Publisher, Batches]
+"""What one producer sends: over a connection of its own, or on a channel of one that several share."""
+
+
 def run(
-    publisher: Publisher,
+    streams: Sequence[Stream],
     consumer: TimedConsumer,
-    batches: Batches,
     schedule: array[int],
     *,
     spin: bool = True,
     window: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Sends one batch at each time of ``schedule`` and receives them all.
+    """Sends one batch at each time of ``schedule``, the streams taking turns, and receives them all.
 
     Args:
-        publisher: Opened, for the topic of ``consumer``.
-        consumer: Subscribed, with room for the whole schedule.
-        batches: What to send.
+        streams: In the order of their numbers; alike but for these.
+        consumer: Subscribed to all of them, with room for the whole schedule.
         schedule: ns from the start, ascending; at least two moments.
         spin: Spin while something is under way or due. Without, only sleep: for measuring CPU.
         window: Called when the window begins and again when the schedule ends.
@@ -87,8 +91,10 @@ def run(
         raise ValueError("a schedule of fewer than two moments has no rate: measure longer")
     first = next((number for number, at in enumerate(schedule) if at >= WARM_UP * schedule[-1]), 0)
     lateness = array("q", bytes(8 * total))
-    waiter = _spinner(publisher, consumer) if spin else _sleeper(publisher, consumer)
-    frame, send = batches.frame, publisher.send
+    lanes = [(publisher, batches.frame) for publisher, batches in streams]
+    turns = len(lanes)
+    lines = _Lines(list(dict.fromkeys(publisher for publisher, _ in streams)), consumer)
+    wait = lines.spin if spin else lines.sleep
     start = monotonic_ns() + 20_000_000
     dues = array("q", (start + at for at in schedule))
     dues.append(1 << 62)
@@ -102,38 +108,86 @@ def run(
                 window()
                 opened = True
                 now = monotonic_ns()
-            out = frame(number, due)
+            publisher, frame = lanes[number % turns]
+            out = frame(number // turns, due)
             lateness[number] = now - due
             number += 1
             due = dues[number]
             # More than one is due: they share a system call, but for the one that opens the window.
-            if now >= due:
+            if now >= due and turns == 1:
                 out = bytearray(out)
                 while now >= due and len(out) < _BURST_BYTES and (opened or number != first):
                     out += frame(number, due)
                     lateness[number] = now - due
                     number += 1
                     due = dues[number]
-            send(out)
+            publisher.send(out)
+            if publisher.blocked:
+                lines.stuck[publisher] = None
             if opened:
                 backlog = max(backlog, number - consumer.batches)
-        waiter(due if number < total else now, number > consumer.batches)
+        wait(due if number < total else now, number > consumer.batches)
     end = dues[total - 1] + (schedule[-1] - schedule[0]) // (total - 1)
     while (now := monotonic_ns()) < end:
-        waiter(end, number > consumer.batches)
+        wait(end, number > consumer.batches)
     window()
-    _drain(publisher, consumer, waiter, total)
-    return _outcome(
-        consumer, batches, dues, lateness, first, end, backlog, LATE_NS if spin else LATE_SHARED_NS
-    )
+    _drain(lines, consumer, total)
+    lines.poller.close()
+    backlog *= streams[0][1].count
+    limit = LATE_NS if spin else LATE_SHARED_NS
+    return _outcome(consumer, streams[0][1], dues, lateness, first, end, backlog, limit)
 
 
-def _drain(
-    publisher: Publisher, consumer: TimedConsumer, waiter: Callable[[int, bool], None], total: int
-) -> None:
-    """Waits for what is under way, acks included."""
+class _Lines:
+    """All sockets of a run.
+
+    Attributes:
+        stuck: Publishers with bytes that the kernel did not take.
+    """
+
+    def __init__(self, publishers: Sequence[Publisher], consumer: TimedConsumer) -> None:
+        self.stuck: dict[Publisher, None] = {}
+        self.poller = select.epoll()
+        self._publishers = publishers
+        self._readers = {publisher.sock.fileno(): publisher.read for publisher in publishers}
+        self._readers[consumer.sock.fileno()] = consumer.read
+        for fd in self._readers:
+            self.poller.register(fd, select.EPOLLIN)
+
+    @property
+    def acked(self) -> int:
+        """Publishes that were acknowledged."""
+        return sum(publisher.acked for publisher in self._publishers)
+
+    def take(self) -> None:
+        """Takes in what is there, and sends on what waits."""
+        readers = self._readers
+        for fd, _ in self.poller.poll(0):
+            readers[fd]()
+        if self.stuck:
+            for publisher in self.stuck:
+                publisher.flush()
+            self.stuck = {publisher: None for publisher in self.stuck if publisher.blocked}
+
+    def spin(self, until: int, under_way: bool) -> None:
+        """Takes what is there; sleeps only when nothing is under way and the next send is far."""
+        if not under_way:
+            idle = until - monotonic_ns() - MARGIN_NS
+            if idle > 0:
+                time.sleep(idle / 1e9)
+        self.take()
+
+    def sleep(self, until: int, under_way: bool) -> None:
+        """Sleeps until something comes or is due: select on the epoll set, whose own timeout is in ms, not in µs."""
+        pause = max(0, until - monotonic_ns())
+        select.select((self.poller,), (), (), min(pause, _AGAIN_NS if self.stuck else pause) / 1e9)
+        self.take()
+
+
+def _drain(lines: _Lines, consumer: TimedConsumer, total: int) -> None:
+    """Waits for what is under way, acks included; relays give none."""
     limit = monotonic_ns() + int(DRAIN_SECONDS * 1e9)
-    while consumer.batches < total or 0 < publisher.acked < total:
+    while consumer.batches < total or 0 < lines.acked < total:
         if monotonic_ns() > limit:
             missing = total - consumer.batches
             what = (
@@ -142,49 +196,7 @@ def _drain(
                 else "publishes were never acknowledged"
             )
             raise WrongResult(f"{what} within {DRAIN_SECONDS:g} s")
-        waiter(monotonic_ns() + 1_000_000, True)
-
-
-def _spinner(publisher: Publisher, consumer: TimedConsumer) -> Callable[[int, bool], None]:
-    """Takes what is there; sleeps only when nothing is under way and the next send is far."""
-    poller = select.poll()
-    poller.register(publisher.sock, select.POLLIN)
-    poller.register(consumer.sock, select.POLLIN)
-    poll, read, read_acks = poller.poll, consumer.read, publisher.read
-    consuming = consumer.sock.fileno()
-
-    def wait(until: int, under_way: bool) -> None:
-        if not under_way:
-            idle = until - monotonic_ns() - MARGIN_NS
-            if idle > 0:
-                time.sleep(idle / 1e9)
-        for fd, _ in poll(0):
-            if fd == consuming:
-                read()
-            else:
-                read_acks()
-        if publisher.blocked:
-            publisher.flush()
-
-    return wait
-
-
-def _sleeper(publisher: Publisher, consumer: TimedConsumer) -> Callable[[int, bool], None]:
-    """Sleeps until something comes or is due. select and not poll: its timeout is in µs, not in ms."""
-
-    def wait(until: int, under_way: bool) -> None:
-        pause = max(0, until - monotonic_ns()) / 1e9
-        readable, writable, _ = select.select(
-            (consumer.sock, publisher.sock), (publisher.sock,) if publisher.blocked else (), (), pause
-        )
-        if consumer.sock in readable:
-            consumer.read()
-        if publisher.sock in readable:
-            publisher.read()
-        if writable:
-            publisher.flush()
-
-    return wait
+        lines.sleep(monotonic_ns() + 1_000_000, True)
 
 
 def _outcome(  # noqa: PLR0917 - each is needed and named where it is called
@@ -212,7 +224,7 @@ def _outcome(  # noqa: PLR0917 - each is needed and named where it is called
         lateness=late,
         sent=total * batches.count,
         received=consumer.messages,
-        backlog=backlog * batches.count,
+        backlog=backlog,
         seconds=seconds,
         deliveries=dict(sorted(consumer.deliveries.items())),
         invalid=verdict(total - first, within, late, limit),

@@ -143,6 +143,14 @@ class Child:
                     total += int((task / "schedstat").read_text().split()[0])
         return total / 1e9
 
+    def busy(self) -> dict[int, int]:
+        """Process → ns that its main thread was on a core or waited for one; who cannot do more always is."""
+        found = {}
+        for pid in self.processes():
+            with contextlib.suppress(OSError):  # it just ended
+                found[pid] = _busy(Path(f"/proc/{pid}/task/{pid}"))
+        return found
+
     def private(self) -> int:
         """Private memory of it and its descendants, bytes: Private_Clean + Private_Dirty of ``smaps_rollup``."""
         total = 0
@@ -188,6 +196,17 @@ def _tasks(pid: int) -> list[Path]:
         return list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:  # it just ended
         return []
+
+
+def _busy(task: Path) -> int:
+    """CPU time, and time in the queue for a core, ns."""
+    ran, waited, _ = (task / "schedstat").read_text().split()
+    return int(ran) + int(waited)
+
+
+def thread_busy() -> int:
+    """The ns that the calling thread was on a core or waited for one, since it began."""
+    return _busy(Path("/proc/thread-self"))
 
 
 def _accepts(port: int) -> bool:

@@ -9,6 +9,7 @@ from portask_lab.report import (
     colours,
     compare,
     compression,
+    growth,
     latency,
     matrix,
     memory,
@@ -48,6 +49,7 @@ def build(run: Run, leads: Mapping[str, Ratio]) -> Document:
         _storage(run),
         _memory(run, swatches),
         _throughput(run, swatches),
+        _scaling(run, swatches),
         _broker(run),
         _conformance(run),
         _noise(run),
@@ -145,7 +147,8 @@ def _latency(run: Run, swatches: dict[str, str]) -> Section | None:
         return None
     mark = next((c.mark for c in run.criteria if c.unit == "µs" and "latency" in c.id), None)
     pictures = latency.percentiles(run, swatches, mark)
-    return Section("latency", "End-to-end latency", _present(_IN_RAM, *pictures, table))
+    rates = growth.latency_over_rate(run, swatches, mark)
+    return Section("latency", "End-to-end latency", _present(_IN_RAM, *pictures, rates, table))
 
 
 def _memory(run: Run, swatches: dict[str, str]) -> Section | None:
@@ -161,6 +164,27 @@ def _throughput(run: Run, swatches: dict[str, str]) -> Section | None:
     if not found:
         return None
     return Section("throughput", "Throughput beside other products", _present(_IN_RAM, picture, *found))
+
+
+def _scaling(run: Run, swatches: dict[str, str]) -> Section | None:
+    fair = matrix.matrix(run, "scaling", workloads=("network.fairness",))
+    found = matrix.matrix(
+        run, "scaling", workloads=("network.scaling", "network.scaling_latency"), folded=True
+    )
+    if not fair and not found:
+        return None
+    quiet = (
+        (
+            Heading("Quiet clients beside a loud one"),
+            Prose(
+                "Fair is a broker whose quiet clients wait no more than five times as long as when they are alone."
+            ),
+        )
+        if fair
+        else ()
+    )
+    picture = growth.scaling(run, swatches)
+    return Section("scaling", "Scaling and fairness", _present(_IN_RAM, picture, *found, *quiet, *fair))
 
 
 def _storage(run: Run) -> Section | None:

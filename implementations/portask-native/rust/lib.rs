@@ -6,9 +6,12 @@
 #[cfg(feature = "python")]
 use pyo3::prelude::*;
 
+pub mod ahead;
 #[cfg(feature = "python")]
 mod calls;
 pub mod codec;
+#[cfg(feature = "python")]
+mod fresh;
 pub mod pool;
 pub mod reactor;
 pub mod ring;

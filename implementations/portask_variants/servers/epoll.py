@@ -22,11 +22,12 @@ import os
 import select
 import socket
 import time
+import weakref
 from collections.abc import Callable
 
 import structlog
 
-from portask.contracts import Endpoint, Engine, Pool
+from portask.contracts import Endpoint, Engine, Pool, next_read
 from portask.messages import Buffer
 from portask.reference.pool import NoPool
 from portask.server.driver import clock
@@ -37,6 +38,8 @@ _IOV = 512  # buffers a sendmsg; the kernel's limit is 1024
 _HIGH = 1 << 20
 _LOW = 256 << 10
 _LEAST = 8 << 10
+_ACCEPTS = 64
+"""Connections accepted in one pass: each costs Python some tens of µs, and others wait for their turn as well."""
 
 
 def why_not() -> str | None:
@@ -62,7 +65,7 @@ class EpollServer:
 
     Args:
         pool: Where receive buffers come from.
-        read_bytes: Most that is read from a connection in one pass.
+        read_bytes: Most that is read from a connection in one pass; less where frames are small, see `next_read`.
         spin_us: µs to poll without sleeping after the last event; 0 sleeps at once.
         grace: Seconds that clients get to finish when the server stops, and to read the rest when they are
             hung up on.
@@ -86,8 +89,15 @@ class EpollServer:
         self._by_endpoint: dict[Endpoint, _Peer] = {}
         self._leaving: dict[_Peer, float] = {}  # hung up on, with something unsent, until then
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # not closed by `run`: who wakes it from another thread may be about to write
+        weakref.finalize(self, os.close, self._wake_fd)
+        self._bell = -1
         self._stopped = False
         self._now = clock()
+
+    def share(self, bell: int) -> None:
+        """See `portask.contracts.Multicore.share`."""
+        self._bell = bell
 
     def stop(self) -> None:
         """See `portask.contracts.Server.stop`."""
@@ -95,20 +105,24 @@ class EpollServer:
         self._wake()
 
     def _wake(self) -> None:
-        if self._wake_fd >= 0:
-            os.eventfd_write(self._wake_fd, 1)
+        os.eventfd_write(self._wake_fd, 1)
 
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         """See `portask.contracts.Server.run`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        shared = self._bell >= 0
         with (
-            socket.create_server((host, port), family=family, backlog=self._backlog) as listener,
+            socket.create_server(
+                (host, port), family=family, backlog=self._backlog, reuse_port=shared
+            ) as listener,
             select.epoll() as epoll,
         ):
             listener.setblocking(False)
             self._engine, self._epoll = engine, epoll
             epoll.register(listener, select.EPOLLIN)
             epoll.register(self._wake_fd, select.EPOLLIN)
+            if shared:
+                epoll.register(self._bell, select.EPOLLIN)  # the turn that follows each wait reads it
             engine.wake = self._wake
             try:
                 ready(*listener.getsockname()[:2])
@@ -118,8 +132,6 @@ class EpollServer:
             finally:
                 for peer in list(self._peers.values()):
                     self._close(peer)
-                os.close(self._wake_fd)
-                self._wake_fd = -1
 
     # ── one pass ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,7 +180,7 @@ class EpollServer:
                 self._close(peer)
 
     def _accept(self, listener: socket.socket) -> None:
-        while True:
+        for _ in range(_ACCEPTS):
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
@@ -195,9 +207,10 @@ class EpollServer:
 
     def _read(self, peer: _Peer) -> memoryview | None:
         """Reads once. Returns the borrowed buffer if frames may point into it."""
-        buffer = self._pool.take(min(peer.expects, self._read_bytes))
+        room = min(peer.expects, self._read_bytes)
+        buffer = self._pool.take(room)
         try:
-            size = peer.sock.recv_into(buffer)
+            size = peer.sock.recv_into(buffer, room)
         except BlockingIOError:
             return buffer
         except OSError:
@@ -205,11 +218,8 @@ class EpollServer:
         if not size:
             self._close(peer)
             return buffer
-        if size == len(buffer):
-            peer.expects = min(size * 4, self._read_bytes)
-        elif size < peer.expects // 8:
-            peer.expects = max(peer.expects // 2, _LEAST)
-        peer.endpoint.receive(buffer[:size])
+        frames = peer.endpoint.receive(buffer[:size])
+        peer.expects = next_read(size, frames, room, _LEAST, self._read_bytes)
         return buffer
 
     def _depart(self, peer: _Peer) -> None:

@@ -59,6 +59,20 @@ _CONNECTIONS = (
     Metric("memory", "B/conn", "lower", words="user-space memory"),
     Metric("kernel", "B/conn", "none", words="kernel memory"),
     Metric("trip", "µs", "none", words="p99 round trip"),
+    Metric("storm", "conn/s", "higher", words="reconnect rate"),
+)
+_SCALING_LATENCY = (Metric("p50", "µs", "lower", 1), Metric("p99", "µs", "lower", 1))
+_SCALING_RATE = (
+    _RATE,
+    Metric("bytes", "MB/s", "none", 1),
+    Metric("broker", "%", "none", words="busiest broker process"),
+    Metric("generator", "%", "none", words="least busy generator"),
+)
+_FAIRNESS = (
+    Metric("ratio", "x", "lower", 1, words="p99 beside it ÷ alone"),
+    Metric("p99", "µs", "lower", words="p99 beside it"),
+    Metric("alone", "µs", "none", words="p99 alone"),
+    Metric("load", "1/s", "none", words="load beside"),
 )
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -83,6 +97,15 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("network.cpu", "server", "Cpu", "CPU of the broker, lean generator", _CPU),
     Workload("network.client_cpu", "server", "ClientCpu", "CPU of the broker, Python clients", _CPU, PEERS),
     Workload("network.connections", "server", "Connections", "connections held, all alive", _CONNECTIONS),
+    Workload("network.scaling", "server", "ScalingRate", "throughput while one thing grows", _SCALING_RATE),
+    Workload(
+        "network.scaling_latency",
+        "server",
+        "ScalingLatency",
+        "latency at 1,000 msg/s while one thing grows",
+        _SCALING_LATENCY,
+    ),
+    Workload("network.fairness", "server", "Fairness", "quiet producers beside a disturbance", _FAIRNESS),
 )
 
 
@@ -94,7 +117,21 @@ def _load(size: int, batch: int, publishers: int = 1, subscribers: int = 1) -> P
     return {"size": size, "batch": batch, "publishers": publishers, "subscribers": subscribers}
 
 
-_FIFTY = {"rate": 50_000, "size": 100, "batch": 50}
+def _fifty(batch: int, producers: int = 1) -> Params:
+    found = {"rate": 50_000, "size": 100, "batch": batch}
+    return found if producers == 1 else {**found, "producers": producers}
+
+
+_FIFTY = _fifty(50)
+_LINGERS = (*(_fifty(batch) for batch in (10, 250)), *(_fifty(batch, 10) for batch in (5, 25)))
+"""A message lingers for 0.2 and 5 ms at most; from ten producers, for 1 and 5 ms."""
+_GROWING = (
+    *({"connections": count} for count in (100, 1_000, 10_000)),
+    *({"topics": count} for count in (1, 10, 100, 1_000)),
+    *({"subscribers": count} for count in (1, 4, 16, 64)),
+    *({"size": count} for count in (16, 100, 1_024, 16_384, 65_536)),
+)
+_WORKERS: tuple[Params, ...] = tuple({"workers": count} for count in (1, 2, 4, 6))
 _SHAPES = ((1, 4), (4, 1), (4, 4))
 
 PLANS: tuple[Plan, ...] = (
@@ -154,12 +191,62 @@ PLANS: tuple[Plan, ...] = (
         controlled=False,
     ),
     Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.5, 40.0)),
+    Plan("cpu", "network.cpu", quick=(), full=_LINGERS, seconds=(1.5, 30.0), controlled=False),
     Plan("cpu", "network.client_cpu", quick=(), full=(_FIFTY,), seconds=(1.0, 40.0), controlled=False),
     Plan(
         "connections",
         "network.connections",
         quick=({"connections": 2_000, "hold": 1, "processes": 1},),
         full=({"connections": 0, "hold": 60, "processes": 3},),
+        seconds=(3.0, 150.0),
+        controlled=False,
+    ),
+    Plan(
+        "connections",
+        "network.connections",
+        quick=(),
+        full=({"connections": 105_000, "hold": 60, "processes": 6, "workers": 6},),
+        seconds=(3.0, 240.0),
+        controlled=False,
+        applies="multicore",
+    ),
+    Plan(
+        "scaling",
+        "network.scaling",
+        quick=({"subscribers": 4},),
+        full=_GROWING,
+        seconds=(0.4, 6.0),
+        controlled=False,
+    ),
+    Plan("scaling", "network.scaling_latency", quick=(), full=_GROWING, seconds=(0.4, 6.0), controlled=False),
+    Plan(
+        "scaling",
+        "network.scaling",
+        quick=(),
+        full=_WORKERS,
+        seconds=(0.4, 6.0),
+        controlled=False,
+        applies="multicore",
+    ),
+    Plan(
+        "scaling",
+        "network.scaling_latency",
+        quick=(),
+        full=_WORKERS,
+        seconds=(0.4, 6.0),
+        controlled=False,
+        applies="multicore",
+    ),
+    Plan(
+        "scaling",
+        "network.fairness",
+        quick=(),  # a p99 takes more messages than these have time for
+        full=(
+            {"beside": "a loud producer", "batch": 1, "quiet": 1_000},
+            {"beside": "a loud producer", "batch": 100, "quiet": 1_000},
+            {"beside": "reconnects", "quiet": 1_000},
+        ),
+        seconds=(1.0, 20.0),
         controlled=False,
     ),
 )
@@ -173,6 +260,9 @@ _MODULES = {
     "Cpu": "cpu",
     "ClientCpu": "cpu",
     "Connections": "connections",
+    "Fairness": "fairness",
+    "ScalingLatency": "scaling",
+    "ScalingRate": "scaling",
 }
 
 

@@ -1,6 +1,7 @@
-"""Connections: as many as one broker process may hold; a round trip on each, a while, and a round trip again.
+"""Connections: a round trip on each, a while, and a round trip again; then all hang up and come back at once.
 
-What one process cannot reach is not reached: nothing here is extrapolated.
+What the processes cannot reach is not reached: nothing here is extrapolated. One process holds as many sockets as its
+limit of open files allows, on both ends; ``workers`` and ``processes`` say how many there are of each.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portask.registry import Entry
-from portask_lab.loadgen.crowd import Crowd, most
+from portask_lab.loadgen.crowd import Crowd, Report, most
 from portask_lab.loadgen.latencies import percentile
 from portask_lab.workloads import Measurement, Params, WrongResult
-from portask_lab.workloads.network.subjects import number, start
+from portask_lab.workloads.network.subjects import number, start, workers
 
 if TYPE_CHECKING:
     from portask_lab.corpora import Corpus
 
+_UNEVEN = 0.95
+"""The kernel shares connections among workers by a hash: so much of their limits together can be counted on."""
+
 
 class Connections:
-    """``connections`` of them from ``processes`` clients, held ``hold`` seconds; 0 for as many as open files allow."""
+    """``connections`` of them from ``processes`` clients, held ``hold`` seconds; 0 for as many as open files allow.
+
+    At most 256 are being set up at once in each client process.
+    """
 
     def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:
         self.entry = entry
@@ -32,9 +39,14 @@ class Connections:
 
     def measure(self, seconds: float) -> Measurement:
         """Connects a tenth and then the rest, so that memory has a slope; counts those that answer after the hold."""
-        limit = most()
+        count_workers = workers(self.params)
+        each = most()
+        limit = min(
+            each * self.processes, each if count_workers == 1 else int(each * count_workers * _UNEVEN)
+        )
         count = min(self.wanted, limit) if self.wanted else limit
         with start(self.entry, self.params) as child, Crowd(child.port, self.processes) as crowd:
+            before = child.processes()
             first = crowd.grow(count // 10)
             little, slab = child.private(), _kernel()
             second = crowd.grow(count - count // 10)
@@ -43,34 +55,51 @@ class Connections:
             trip = crowd.round_trip()
             time.sleep(self.hold)
             last = crowd.round_trip()
-            self.broken = not child.alive
-        failed = first.failed + second.failed + trip.failed + last.failed
-        reasons = {**first.reasons, **second.reasons, **trip.reasons, **last.reasons}
-        about = (
-            f"connections: one broker process, whose limit of open files allows {limit:,}; {count:,} were asked for, "
-            f"held {self.hold} s; kernel memory is of both ends, they share this machine"
-        )
-        notes = [about]
-        if reasons:
-            notes.append(
-                f"server/{self.entry.name}: {failed} connections failed: {'; '.join(sorted(reasons))}"
-            )
+            storm = crowd.storm()
+            after = crowd.round_trip()
+            self.broken = not child.alive or child.processes() != before
+        steps = {
+            "ramp": first,
+            "rest of the ramp": second,
+            "first round trip": trip,
+            "round trip after the hold": last,
+        }
+        steps |= {"storm": storm, "round trip after the storm": after}
         return Measurement(
             metrics={
                 "alive": [float(last.alive)],
-                "failed": [float(failed)],
+                "failed": [float(sum(step.failed for step in steps.values()))],
                 "connect": [(first.alive + second.alive) / max(first.seconds + second.seconds, 1e-9)],
                 "memory": [memory],
                 "kernel": [kernel],
                 "trip": [percentile(sorted(trip.trips + last.trips), 0.99)],
+                "storm": [storm.alive / max(storm.seconds, 1e-9)],
             },
-            notes=notes,
+            notes=[self._about(count_workers, each, count), *self._failures(steps)],
         )
 
+    def _about(self, count_workers: int, each: int, count: int) -> str:
+        which = (
+            "one broker process" if count_workers == 1 else f"{count_workers} broker processes at one port"
+        )
+        return (
+            f"connections: {which}, each with a limit of open files that allows {each:,}; {count:,} were asked for by "
+            f"{self.processes} client process{'es' * (self.processes > 1)}, held {self.hold} s; kernel memory is of "
+            f"both ends, they share this machine"
+        )
+
+    def _failures(self, steps: dict[str, Report]) -> list[str]:
+        return [
+            f"server/{self.entry.name}: {step.failed:,} connections failed in the {name}: "
+            + "; ".join(f"{reason} ({times:,})" for reason, times in sorted(step.reasons.items()))
+            for name, step in steps.items()
+            if step.failed
+        ]
+
     def verify(self) -> None:
-        """The broker is still there; each round trip's answer was looked at."""
+        """The broker is still there, each of its processes; each round trip's answer was looked at."""
         if self.broken:
-            raise WrongResult("the broker ended while it held connections")
+            raise WrongResult("the broker, or a process of it, ended while it held connections")
 
 
 def _kernel() -> int:

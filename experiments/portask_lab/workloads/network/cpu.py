@@ -63,27 +63,34 @@ class _Meter:
 
 
 class Cpu:
-    """By the lean generator: ``rate`` messages a second of ``size`` bytes, ``batch`` a publish."""
+    """By the lean generator: ``rate`` messages a second of ``size`` bytes, ``batch`` a publish.
+
+    They come from ``producers`` connections that take turns, so each has less to put into a batch: with the same batch,
+    a message lingers so many times longer.
+    """
 
     def __init__(self, entry: Entry, corpus: Corpus, params: Params, seed: int) -> None:
         self.entry = entry
         self.rate = number(params, "rate")
         self.size = number(params, "size")
         self.batch = number(params, "batch")
+        self.producers = number(params, "producers") if "producers" in params else 1
         self.params = params
         self.seed = seed
 
     def measure(self, seconds: float) -> Measurement:
         """Some tenths of a second of idling, then one open-loop run that fills the rest of ``seconds``."""
         times = schedule.constant(self.rate / self.batch, seconds - _IDLE_SECONDS)
-        batches = Batches(self.size, self.batch, gap=int(1e9 / self.rate), seed=self.seed)
+        gap = int(1e9 * self.producers / self.rate)
+        sources = [
+            Batches(self.size, self.batch, gap=gap, seed=self.seed, publisher=place)
+            for place in range(self.producers)
+        ]
         with start(self.entry, self.params) as child:
             meter = _Meter(child)
-            with Timed(child, self.entry, batches, self.size, len(times)) as link:
+            with Timed(child, self.entry, sources, self.size, len(times)) as link:
                 rest = meter.idle(_IDLE_SECONDS)
-                outcome = openloop.run(
-                    link.publisher, link.consumer, batches, times, spin=False, window=meter.read
-                )
+                outcome = openloop.run(link.streams, link.consumer, times, spin=False, window=meter.read)
         return self._measurement(meter, rest, outcome, delivered(outcome.deliveries))
 
     def _measurement(
@@ -96,8 +103,9 @@ class Cpu:
                 f"the broker did not keep up: {outcome.backlog:,} messages were under way, {most:,.0f} may be"
             )
         note = (
-            f"cpu: windows of {outcome.seconds:.1f} s; published in batches of {self.batch}, that is one every "
-            f"{1000 * self.batch / self.rate:g} ms, which is the longest a message lingers; "
+            f"cpu: windows of {outcome.seconds:.1f} s; {self.producers} "
+            f"producer{'s' * (self.producers > 1)}, batches of {self.batch}, from each one every "
+            f"{1000 * self.batch * self.producers / self.rate:g} ms, which is the longest a message lingers; "
             f"delivered in batches of {batches}"
         )
         return Measurement(

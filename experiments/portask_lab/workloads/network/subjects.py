@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -31,7 +31,7 @@ def start(entry: Entry, params: Params) -> Child:
     if is_relay(entry):
         made: relay.Relay = entry.make()
         return made.start()
-    return broker.start(entry.name, parts=parts(params), limits=broker.FLOW)
+    return broker.start(entry.name, parts=parts(params), limits=broker.FLOW, workers=workers(params))
 
 
 def product(entry: Entry, params: Params) -> Product:
@@ -47,19 +47,71 @@ def parts(params: Params) -> dict[str, str]:
     return {family: name for family, _, name in pairs}
 
 
+def workers(params: Params) -> int:
+    """Processes that the broker is to have."""
+    return number(params, "workers") if "workers" in params else 1
+
+
 def number(params: Params, name: str) -> int:
     """An integer parameter."""
     return int(params[name] or 0)
 
 
 class Timed:
-    """A publisher and a consumer of one topic, for the open loop. A context manager."""
+    """Publishers, and a consumer of all they send, for the open loop. A context manager.
 
-    def __init__(self, child: Child, entry: Entry, batches: Batches, size: int, expected: int) -> None:
+    Args:
+        child: Started.
+        entry: Its row.
+        sources: What each publisher sends.
+        size: Bytes a payload.
+        expected: Batches that will be sent.
+        topic: Of all publishers, each of which has a connection of its own.
+        topics: Or that many topics, of which each source has one; then they share one connection.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        entry: Entry,
+        sources: Sequence[Batches],
+        size: int,
+        expected: int,
+        *,
+        topic: str = TOPIC,
+        topics: bool = False,
+    ) -> None:
         bare = is_relay(entry)
-        # The publisher first: a relay sends from the first connection to the second.
-        self.publisher = Publisher(child.port, TOPIC, bare=bare)
-        self.consumer = TimedConsumer(child.port, TOPIC, batches.count, size, expected, bare=bare)
+        self._open: list[Publisher | TimedConsumer] = []
+        try:
+            # The publishers first: a relay sends from the first connection to the second.
+            if topics:
+                names = [f"{topic}.{number}" for number in range(len(sources))]
+                publishers = [Publisher(child.port, names)] * len(sources)
+                self._open.append(publishers[0])
+            else:
+                publishers = []
+                for _ in sources:
+                    publishers.append(Publisher(child.port, topic, bare=bare))
+                    self._open.append(publishers[-1])
+            self.streams = list(zip(publishers, sources, strict=True))
+            self.consumer = TimedConsumer(
+                child.port,
+                f"{topic}.*" if topics else topic,
+                sources[0].count,
+                size,
+                expected,
+                publishers=len(sources),
+                bare=bare,
+            )
+            self._open.append(self.consumer)
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        for each in self._open:
+            each.close()
 
     def __enter__(self) -> Self:
         return self
@@ -67,8 +119,7 @@ class Timed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.publisher.close()
-        self.consumer.close()
+        self._close()
 
 
 def delivered(deliveries: Mapping[int, int]) -> str:

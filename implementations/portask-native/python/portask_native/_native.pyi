@@ -1,7 +1,7 @@
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, final, overload
 
-from portask.contracts import Endpoint, Engine, FramedEndpoint, PoolStats
+from portask.contracts import Engine, PoolStats
 from portask.messages import Buffer, Message, RecordBatch
 from portask.wire.frames import Frame
 
@@ -19,24 +19,26 @@ class LazyMessages(Sequence[Message]):
     def __len__(self) -> int: ...
 
 def reads_fields() -> bool: ...
+def why_no_uring() -> str | None: ...
 
 class Reactor:
     def __init__(
         self,
+        by: str,
         listener: int,
         engine: Engine,
         starved: Callable[[int], None],
         *,
-        read_bytes: int,
         idle: str,
         spin_us: int,
         grace: float,
+        read_bytes: int = 0,
     ) -> None: ...
     @property
     def connections(self) -> int: ...
-    def wait(self, deadline: int | None) -> tuple[int, list[tuple[FramedEndpoint, list[Frame], bytes]]]: ...
-    def send(self, departing: Iterable[Endpoint]) -> None: ...
+    def turn(self, latest: int | None = None) -> None: ...
     def stop_listening(self) -> None: ...
+    def listen_for(self, bell: int) -> None: ...
     def wake(self) -> None: ...
     def close(self) -> None: ...
 

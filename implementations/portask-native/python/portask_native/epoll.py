@@ -1,14 +1,15 @@
 """The server `native-epoll`: a reactor in Rust waits, reads, frames and writes; Python sees a wake-up at a time.
 
-A pass of the loop is two calls: `Reactor.wait` gives what arrived on all sockets, as lists of whole frames whose
-bodies are views of the receive buffers; after the turn, `Reactor.send` writes the outputs of all who have some.
-Batches are checked on the way. What a frame means, and what is wrong with one that is refused, is the core's to say.
+A pass of the loop is one call. `Reactor.turn` writes the outputs of all who have some, waits, hands every endpoint that
+something arrived for a list of whole frames, and takes the engine's turn. Batches are checked on the way. What a frame
+means, and what is wrong with one that is refused, is the core's to say.
 
 Receive buffers are shared by all connections and free again when nobody looks at them, so idle connections hold none.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -40,6 +41,8 @@ class NativeEpollServer:
         ValueError: There is no such ``idle``.
     """
 
+    _by = "epoll"
+
     def __init__(
         self,
         read_bytes: int = 256 * 1024,
@@ -58,8 +61,13 @@ class NativeEpollServer:
         }
         self._grace = grace
         self._backlog = backlog
+        self._bell = -1
         self._reactor: Reactor | None = None
         self._stopped = False
+
+    def share(self, bell: int) -> None:
+        """See `portask.contracts.Multicore.share`."""
+        self._bell = bell
 
     def stop(self) -> None:
         """See `portask.contracts.Server.stop`."""
@@ -70,15 +78,18 @@ class NativeEpollServer:
     def run(self, engine: Engine, host: str, port: int, ready: Callable[[str, int], None]) -> None:
         """See `portask.contracts.Server.run`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=self._backlog)
+        shared = self._bell >= 0
+        listener = socket.create_server((host, port), family=family, backlog=self._backlog, reuse_port=shared)
         listener.setblocking(False)
         address = listener.getsockname()
-        reactor = self._reactor = Reactor(listener.detach(), engine, _starved, **self._options)
+        reactor = self._reactor = Reactor(self._by, listener.detach(), engine, _starved, **self._options)
         engine.wake = reactor.wake
+        if shared:
+            reactor.listen_for(os.dup(self._bell))
         try:
             ready(*address[:2])
             while not self._stopped:
-                _pass(reactor, engine, engine.deadline())
+                reactor.turn()
             self._shut_down(reactor, engine)
         finally:
             reactor.close()
@@ -88,17 +99,7 @@ class NativeEpollServer:
         engine.drain(time.time_ns() // 1000)
         end = time.monotonic() + self._grace
         while reactor.connections and (left := end - time.monotonic()) > 0:
-            latest = time.time_ns() // 1000 + int(left * 1e6)
-            due = engine.deadline()
-            _pass(reactor, engine, latest if due is None else min(due, latest))
-
-
-def _pass(reactor: Reactor, engine: Engine, deadline: int | None) -> None:
-    # A function of its own: no view of a receive buffer may outlive the turn in a local variable.
-    now, arrived = reactor.wait(deadline)
-    for endpoint, frames, refused in arrived:
-        endpoint.receive_frames(frames, refused)
-    reactor.send(engine.turn(now))
+            reactor.turn(time.time_ns() // 1000 + int(left * 1e6))
 
 
 def _starved(connections: int) -> None:

@@ -27,8 +27,16 @@ VARIANTS = (
         "native-epoll",
         "portask_native.epoll:NativeEpollServer",
         "a reactor in Rust: waits, reads, frames and writes",
-        capabilities=_NATIVE,
+        capabilities=_NATIVE | {"multicore"},
         requires=_COMPILED,
+    ),
+    Entry(
+        "server",
+        "native-uring",
+        "portask_native.uring:NativeUringServer",
+        "the same reactor, its bytes moved by io_uring",
+        capabilities=_NATIVE | {"multicore"},
+        requires="portask_native.uring:why_not",
     ),
     Entry(
         "ring",

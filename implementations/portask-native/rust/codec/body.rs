@@ -1,6 +1,7 @@
 //! The bytes of a record area, as Python hands them over.
 
 use pyo3::buffer::PyBuffer;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
@@ -54,8 +55,9 @@ impl Body {
                 }
             }
         }
-        let copy = PyBytes::new_with(py, size, |place| buffer.copy_to_slice(py, place))?;
-        Ok(Body::all(&copy))
+        // SAFETY: it copies what the buffer protocol shows; a new ``bytes``, or null with an exception set.
+        let copy = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromObject(object.as_ptr()))? };
+        Ok(Body::all(copy.cast::<PyBytes>()?))
     }
 
     /// The bytes.

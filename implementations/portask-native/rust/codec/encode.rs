@@ -13,6 +13,7 @@ use std::ptr::null_mut;
 
 use super::heads::{self, BYTES, MAP, NEGATIVE, TEXT, UNSIGNED};
 use super::messages::{Messages, Read};
+use crate::fresh::Fresh;
 
 /// Payloads of this many bytes are not gathered.
 const LARGE: usize = 4096;
@@ -97,21 +98,15 @@ impl<'py> Area<'py> {
             return Ok(PyBytes::new(py, &self.small));
         }
         let size = self.small.len() + self.large.iter().map(|(_, data)| data.as_bytes().len()).sum::<usize>();
-        PyBytes::new_with(py, size, |mut rest| {
-            let mut from = 0;
-            let mut put = |piece: &[u8]| {
-                let (place, after) = std::mem::take(&mut rest).split_at_mut(piece.len());
-                place.copy_from_slice(piece);
-                rest = after;
-            };
-            for (at, payload) in &self.large {
-                put(&self.small[from..*at]);
-                put(payload.as_bytes());
-                from = *at;
-            }
-            put(&self.small[from..]);
-            Ok(())
-        })
+        let mut area = Fresh::of(py, size)?;
+        let mut from = 0;
+        for (at, payload) in &self.large {
+            area.push(&self.small[from..*at]);
+            area.push(payload.as_bytes());
+            from = *at;
+        }
+        area.push(&self.small[from..]);
+        Ok(area.whole())
     }
 }
 

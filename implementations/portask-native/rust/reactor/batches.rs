@@ -73,3 +73,50 @@ pub fn check(body: &[u8]) -> Option<Batch> {
         && crc32c::crc32c(&body[24..]) == u32_at(header, 20);
     sound.then_some(batch)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::records::Gathered;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn sound(area: &[u8], ttl: u32) -> Vec<u8> {
+        let says = Gathered { base_offset: 7, append_time: 8, count: 1, ttl, base_timestamp: 9 };
+        [&says.header(area).unwrap()[..], area].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_sound_batch_or_none(bytes in vec(any::<u8>(), 0..200)) {
+            if let Some(batch) = check(&bytes) {
+                prop_assert!(batch.count > 0 && batch.count <= batch.raw_length);
+            }
+        }
+
+        #[test]
+        fn whatever_a_checksum_covers_is_found_out(
+            area in vec(any::<u8>(), 1..200),
+            ttl in any::<u32>(),
+            place in any::<prop::sample::Index>(),
+            bit in 0..8u8,
+        ) {
+            let mut batch = sound(&area, ttl);
+            prop_assert!(check(&batch).is_some());
+            let at = place.index(batch.len() - 16) + 16; // the stamp is the broker's, and not covered
+            batch[at] ^= 1 << bit;
+            prop_assert_eq!(check(&batch), None);
+        }
+
+        #[test]
+        fn a_batch_that_is_cut_or_followed_is_none(
+            area in vec(any::<u8>(), 1..200),
+            place in any::<prop::sample::Index>(),
+            more in vec(any::<u8>(), 1..20),
+        ) {
+            let batch = sound(&area, 0);
+            prop_assert_eq!(check(&batch[..place.index(batch.len())]), None);
+            prop_assert_eq!(check(&[batch, more].concat()), None);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::body::Body;
 use super::framing::{Cut, Stream, HEADER};
-use super::sockets::Taken;
+use super::peers::Taken;
 use crate::wire::objects::Classes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};

@@ -1,6 +1,10 @@
 //! How the reactor waits when nothing is there.
 
+use rustix::io::Result;
 use std::time::{Duration, Instant};
+
+/// A wait that polls comes up for air this often, for signals.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// What to do until something arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +18,7 @@ pub enum Idle {
 }
 
 /// Decides how long to poll before sleeping.
+#[derive(Clone, Copy)]
 pub struct Waiting {
     idle: Idle,
     most: Duration,
@@ -27,13 +32,44 @@ impl Waiting {
         Waiting { idle, most, lately: Duration::ZERO }
     }
 
-    /// Whether there is nothing to decide.
-    pub fn sleeps_at_once(&self) -> bool {
-        self.idle == Idle::Sleep
+    /// Waits until `ask`, which is told how long it may take (`None` for ever), finds something, `timeout` at most:
+    /// polls without sleeping for as long as that seems worth it, then sleeps. Returns whether something was found.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        mut ask: impl FnMut(Option<Duration>) -> Result<bool>,
+    ) -> Result<bool> {
+        if self.idle == Idle::Sleep || timeout == Some(Duration::ZERO) {
+            return ask(timeout); // without a look at the clock
+        }
+        let began = Instant::now();
+        let spin = self.spin();
+        let most = spin.unwrap_or(BREATH).min(timeout.unwrap_or(Duration::MAX));
+        loop {
+            if ask(Some(Duration::ZERO))? {
+                self.waited(began.elapsed());
+                return Ok(true);
+            }
+            if began.elapsed() >= most {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        if spin.is_none() {
+            return Ok(false);
+        }
+        let found = ask(timeout.map(|timeout| timeout.saturating_sub(most)))?;
+        if found {
+            self.waited(began.elapsed());
+        }
+        Ok(found)
     }
 
     /// How long to poll from now on; `None` for ever.
-    pub fn spin(&self) -> Option<Duration> {
+    fn spin(&self) -> Option<Duration> {
         match self.idle {
             Idle::Sleep => Some(Duration::ZERO),
             Idle::Spin => None,
@@ -42,11 +78,11 @@ impl Waiting {
         }
     }
 
-    /// A wait that began then is over: something arrived.
-    pub fn waited(&mut self, since: Instant) {
+    /// A wait of so long is over: something arrived.
+    fn waited(&mut self, wait: Duration) {
         if self.idle == Idle::SpinThenSleep {
             // one long silence must not outweigh all that follows
-            let wait = since.elapsed().min(self.most * 8);
+            let wait = wait.min(self.most * 8);
             self.lately = self.lately - self.lately / 4 + wait / 4;
         }
     }
@@ -59,7 +95,7 @@ mod tests {
     fn after(waits: &[u64]) -> Waiting {
         let mut waiting = Waiting::new(Idle::SpinThenSleep, Duration::from_micros(100));
         for wait in waits {
-            waiting.waited(Instant::now() - Duration::from_micros(*wait));
+            waiting.waited(Duration::from_micros(*wait));
         }
         waiting
     }
@@ -77,9 +113,8 @@ mod tests {
     #[test]
     fn the_others_always_do_the_same() {
         let mut sleeping = Waiting::new(Idle::Sleep, Duration::from_secs(1));
-        sleeping.waited(Instant::now());
+        sleeping.waited(Duration::ZERO);
         assert_eq!(sleeping.spin(), Some(Duration::ZERO));
-        assert!(sleeping.sleeps_at_once());
         assert_eq!(Waiting::new(Idle::Spin, Duration::ZERO).spin(), None);
     }
 }

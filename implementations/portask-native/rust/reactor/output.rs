@@ -21,6 +21,9 @@ pub enum Piece {
 /// held. Does without what `PyBuffer` looks at: shape and format.
 pub struct Locked(ffi::Py_buffer);
 
+// SAFETY: what it points to is held by the buffer's owner, which no thread owns; whoever drops it holds the interpreter.
+unsafe impl Send for Locked {}
+
 impl Locked {
     fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut view = ffi::Py_buffer::new();
@@ -50,7 +53,7 @@ impl Drop for Locked {
     }
 }
 
-/// The output of one turn. Keeps every part alive and as it is.
+/// The output of one turn. Keeps every part alive and as it is. To be dropped or cleared with the interpreter held.
 #[derive(Default)]
 pub struct Output {
     headers: Vec<[u8; HEADER]>,
@@ -98,6 +101,12 @@ impl Output {
         };
         self.pieces.push(piece);
         Ok(length)
+    }
+
+    /// Everything was written.
+    pub fn clear(&mut self) {
+        self.headers.clear();
+        self.pieces.clear();
     }
 
     /// What to write.

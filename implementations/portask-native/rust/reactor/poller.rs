@@ -6,12 +6,10 @@ use rustix::event::Timespec;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use std::mem::MaybeUninit;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Events taken at once: what is beyond comes with the next wait.
 const EVENTS: usize = 256;
-/// A wait that polls comes up for air this often, for signals.
-const BREATH: Duration = Duration::from_millis(10);
 
 /// Somebody is ready for something.
 #[derive(Clone, Copy, Debug)]
@@ -47,16 +45,14 @@ impl Poller {
 
     /// Waits until something is ready, `timeout` at most (`None` for ever). False if nothing is: then the caller should
     /// look at its signals.
+    ///
+    /// # Errors
+    /// A mistake of ours.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        let found = if self.waiting.sleeps_at_once() || timeout == Some(Duration::ZERO) {
-            self.ask(timeout) // without a look at the clock
-        } else {
-            self.spin(timeout)
-        };
-        match found {
-            Ok(found) => Ok(found > 0),
+        let Poller { epoll, ready, waiting } = self;
+        match waiting.wait(timeout, |timeout| ask(epoll, ready, timeout)) {
             Err(Errno::INTR) => Ok(false),
-            Err(error) => Err(error),
+            other => other,
         }
     }
 
@@ -69,43 +65,17 @@ impl Poller {
     pub fn put_back(&mut self, ready: Vec<Ready>) {
         self.ready = ready;
     }
+}
 
-    /// Polls without sleeping for as long as that seems worth it, then sleeps.
-    fn spin(&mut self, timeout: Option<Duration>) -> Result<usize> {
-        let began = Instant::now();
-        let spin = self.waiting.spin();
-        let most = spin.unwrap_or(BREATH).min(timeout.unwrap_or(Duration::MAX));
-        loop {
-            let found = self.ask(Some(Duration::ZERO))?;
-            if found > 0 {
-                self.waiting.waited(began);
-                return Ok(found);
-            }
-            if began.elapsed() >= most {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        if spin.is_none() {
-            return Ok(0);
-        }
-        let found = self.ask(timeout.map(|timeout| timeout.saturating_sub(most)))?;
-        if found > 0 {
-            self.waiting.waited(began);
-        }
-        Ok(found)
-    }
-
-    /// One `epoll_wait`. Its timeouts are in ms: rounded up, so that no timer comes early.
-    fn ask(&mut self, timeout: Option<Duration>) -> Result<usize> {
-        self.ready.clear();
-        let spec = timeout.map(|timeout| {
-            let ms = timeout.as_micros().div_ceil(1000) as i64;
-            Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 }
-        });
-        let mut room = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
-        let (found, _) = epoll::wait(&self.epoll, &mut room[..], spec.as_ref())?;
-        self.ready.extend(found.iter().map(|event| Ready { name: event.data.u64(), flags: event.flags }));
-        Ok(self.ready.len())
-    }
+/// One `epoll_wait`. Its timeouts are in ms: rounded up, so that no timer comes early.
+fn ask(epoll: &OwnedFd, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> Result<bool> {
+    ready.clear();
+    let spec = timeout.map(|timeout| {
+        let ms = timeout.as_micros().div_ceil(1000) as i64;
+        Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 }
+    });
+    let mut room = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
+    let (found, _) = epoll::wait(epoll, &mut room[..], spec.as_ref())?;
+    ready.extend(found.iter().map(|event| Ready { name: event.data.u64(), flags: event.flags }));
+    Ok(!ready.is_empty())
 }

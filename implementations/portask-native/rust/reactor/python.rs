@@ -4,8 +4,10 @@ use super::frames::{frames, refused, Framer};
 use super::framing::HELLO_LIMIT;
 use super::idle::{Idle, Waiting};
 use super::output::Output;
-use super::sockets::{Peer, Sockets};
-use super::unsent::{HIGH, LOW};
+use super::peers::{Arrived, Departure, Transport};
+use super::sockets::Sockets;
+use super::uring::{self, Uring};
+use crate::calls::{call, call_method, int};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -21,7 +23,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Adds the classes to the module.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Reactor>()?;
-    m.add_class::<Framer>()
+    m.add_class::<Framer>()?;
+    m.add_function(wrap_pyfunction!(why_no_uring, m)?)
+}
+
+/// Why io_uring cannot be used here; ``None`` when it can.
+#[pyfunction]
+fn why_no_uring() -> Option<String> {
+    uring::why_not()
 }
 
 /// One endpoint, and what the reactor told it and knows of it.
@@ -29,12 +38,9 @@ struct Endpoint {
     object: Py<PyAny>,
     output: Py<PyList>,
     paused: bool,
-    congested: bool,
     /// Closing, with something unsent: until then.
     until: Option<Instant>,
 }
-
-type Connection = Peer<Endpoint>;
 
 /// Hashes the address of an object.
 #[derive(Default)]
@@ -58,14 +64,20 @@ impl Hasher for Address {
 }
 
 struct State {
-    sockets: Sockets<Endpoint>,
+    transport: Box<dyn Transport<Endpoint>>,
     places: HashMap<usize, u32, BuildHasherDefault<Address>>,
     leaving: VecDeque<(Instant, u32)>,
     engine: Py<PyAny>,
+    /// The engine's methods that every turn calls.
+    deadline: Py<PyAny>,
+    turn: Py<PyAny>,
     starved: Py<PyAny>,
     complained: Option<Instant>,
     grace: Duration,
     now: i64,
+    /// What the last turn left to be sent.
+    output: Output,
+    departures: Vec<Departure>,
 }
 
 /// Sockets of one server. One thread calls everything but `wake`.
@@ -82,19 +94,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[pymethods]
 impl Reactor {
-    /// Args: `listener` a listening socket that does not block, which the reactor closes; `starved` is called with
-    /// the number of connections when descriptors run out; `grace` in seconds.
+    /// Args: `by` what moves the bytes, `epoll` or `uring`; `listener` a listening socket that does not block, which the
+    /// reactor closes; `starved` is called with the number of connections when descriptors run out; `read_bytes` is for
+    /// `epoll`; `grace` in seconds.
     #[new]
-    #[pyo3(signature = (listener, engine, starved, *, read_bytes, idle, spin_us, grace))]
+    #[pyo3(signature = (by, listener, engine, starved, *, idle, spin_us, grace, read_bytes = 0))]
     #[allow(clippy::too_many_arguments)] // they are options, given by name
     fn new(
+        py: Python<'_>,
+        by: &str,
         listener: RawFd,
         engine: Py<PyAny>,
         starved: Py<PyAny>,
-        read_bytes: usize,
         idle: &str,
         spin_us: u64,
         grace: f64,
+        read_bytes: usize,
     ) -> PyResult<Self> {
         // SAFETY: the caller detached it from its socket object, so it is nobody else's to close.
         let listener = unsafe { OwnedFd::from_raw_fd(listener) };
@@ -112,30 +127,45 @@ impl Reactor {
         let wake =
             rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let wake = Arc::new(wake);
+        let woken = wake.clone();
+        let transport: Box<dyn Transport<Endpoint>> = match by {
+            "epoll" => Box::new(Sockets::new(listener, woken, read_bytes, waiting).map_err(failed)?),
+            "uring" => Box::new(Uring::new(listener, woken, waiting)?),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "bytes are moved by epoll or uring, not {other:?}"
+                )))
+            }
+        };
         Ok(Reactor {
             state: Mutex::new(Some(State {
-                sockets: Sockets::new(listener, wake.clone(), read_bytes, waiting).map_err(failed)?,
+                transport,
                 places: HashMap::default(),
                 leaving: VecDeque::new(),
+                deadline: engine.getattr(py, intern!(py, "deadline"))?,
+                turn: engine.getattr(py, intern!(py, "turn"))?,
                 engine,
                 starved,
                 complained: None,
                 grace: Duration::try_from_secs_f64(grace)
                     .map_err(|why| PyValueError::new_err(format!("grace: {why}")))?,
                 now: 0,
+                output: Output::default(),
+                departures: Vec::new(),
             })),
             wake: Mutex::new(Some(wake)),
             woken: AtomicBool::new(false),
         })
     }
 
-    /// Waits until something arrives, `deadline` at most (µs since the epoch, `None` for ever), and takes it in.
-    /// Gives the time and, for each endpoint that sent something, `(endpoint, frames, refused header)`.
-    fn wait<'py>(&self, py: Python<'py>, deadline: Option<i64>) -> PyResult<(i64, Bound<'py, PyList>)> {
+    /// Sends what the last turn left, waits until something arrives, or to the engine's deadline, or `latest` (µs since
+    /// the epoch, `None` for neither), and takes the engine's next turn.
+    #[pyo3(signature = (latest = None))]
+    fn turn(&self, py: Python<'_>, latest: Option<i64>) -> PyResult<()> {
         self.with(|state| {
-            let timeout = state.timeout(deadline);
-            let sockets = &mut state.sockets;
-            let came = py.detach(|| sockets.wait(timeout)).map_err(failed)?;
+            let deadline = state.deadline(py)?;
+            let timeout = state.timeout([deadline, latest].into_iter().flatten().min());
+            let came = state.exchange(py, timeout)?;
             // before anything is looked at: a `wake` that comes now is for what the next turn may not see
             self.woken.store(false, Ordering::SeqCst);
             if !came {
@@ -143,41 +173,33 @@ impl Reactor {
             }
             state.clock();
             state.settle(py)?;
-            let arrived = state.arrived(py)?;
-            Ok((state.now, arrived))
+            state.hand_over(py)?;
+            state.gather(py)
         })
     }
 
-    /// Sends what the endpoints have in their outputs, and follows their `closing`, `paused` and `frame_limit`.
-    fn send(&self, py: Python<'_>, departing: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.with(|state| {
-            let mut places = Vec::with_capacity(8);
-            for endpoint in departing.try_iter()? {
-                places.extend(state.places.get(&(endpoint?.as_ptr() as usize)));
-            }
-            state.send(py, &places)?;
-            for place in places {
-                state.follow(py, place)?;
-            }
-            state.let_go(py)
-        })
+    /// Ends every `wait` while the descriptor is readable, which the engine reads; the reactor closes it.
+    fn listen_for(&self, bell: RawFd) -> PyResult<()> {
+        // SAFETY: the caller duplicated it for us, so it is nobody else's to close.
+        let bell = unsafe { OwnedFd::from_raw_fd(bell) };
+        self.with(|state| state.transport.listen_for(bell).map_err(failed))
     }
 
     /// How many connections there are.
     #[getter]
     fn connections(&self) -> PyResult<usize> {
-        self.with(|state| Ok(state.sockets.count()))
+        self.with(|state| Ok(state.transport.peers().count()))
     }
 
     /// Accepts no more.
     fn stop_listening(&self) -> PyResult<()> {
         self.with(|state| {
-            state.sockets.stop_listening();
+            state.transport.stop_listening();
             Ok(())
         })
     }
 
-    /// Ends the `wait` that is under way, or the next one. From any thread, also after `close`.
+    /// Ends the wait that is under way, or the next one. From any thread, also after `close`.
     fn wake(&self) {
         if !self.woken.swap(true, Ordering::SeqCst) {
             if let Some(wake) = locked(&self.wake).as_ref() {
@@ -194,8 +216,8 @@ impl Reactor {
         let Some(mut state) = taken else {
             return Ok(());
         };
-        for place in state.sockets.places() {
-            state.sockets.close(place);
+        for place in state.transport.peers().places() {
+            state.transport.close(place);
         }
         state.let_go(py)
     }
@@ -225,6 +247,12 @@ impl State {
         self.now = self.now.max(now);
     }
 
+    /// When the engine wants its next turn.
+    fn deadline(&self, py: Python<'_>) -> PyResult<Option<i64>> {
+        // SAFETY: no arguments.
+        unsafe { call(self.deadline.bind(py), []) }?.extract()
+    }
+
     fn timeout(&mut self, deadline: Option<i64>) -> Option<Duration> {
         let due = deadline.map(|due| {
             self.clock();
@@ -234,12 +262,26 @@ impl State {
         due.into_iter().chain(until).min()
     }
 
-    /// Tells the engine who came and went.
+    /// Sends and waits, without the interpreter.
+    fn exchange(&mut self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<bool> {
+        let (transport, departures) = (&mut self.transport, &self.departures);
+        let parts = self.output.slices(py);
+        let came = py.detach(|| transport.exchange(departures, &parts, timeout)).map_err(failed);
+        drop(parts);
+        self.departures.clear();
+        self.output.clear();
+        came
+    }
+
+    /// Tells the engine who came and went, and who has room.
     fn settle(&mut self, py: Python<'_>) -> PyResult<()> {
-        if self.sockets.pass.starved {
+        let pass = &mut self.transport.peers().pass;
+        let (accepted, congested) = (std::mem::take(&mut pass.accepted), std::mem::take(&mut pass.congested));
+        let lingering = std::mem::take(&mut pass.lingering);
+        if pass.starved {
             self.complain(py)?;
         }
-        for (place, address) in std::mem::take(&mut self.sockets.pass.accepted) {
+        for (place, address) in accepted {
             let name = format!("{}:{}", address.ip(), address.port());
             let method = intern!(py, "connect");
             let object = self.engine.bind(py).call_method1(method, (name, self.now))?;
@@ -248,36 +290,54 @@ impl State {
                     "the engine's endpoints take no frames: see portask.contracts.FramedEndpoint",
                 )
             })?;
-            self.places.insert(object.as_ptr() as usize, place);
-            if let Some(peer) = self.sockets.peer(place) {
+            if let Some(peer) = self.transport.peers().get(place) {
+                self.places.insert(object.as_ptr() as usize, place);
                 peer.tag = Some(Endpoint {
                     output: output.cast_into::<PyList>()?.unbind(),
                     object: object.unbind(),
                     paused: false,
-                    congested: false,
                     until: None,
                 });
             }
         }
-        for place in std::mem::take(&mut self.sockets.pass.written) {
-            self.follow(py, place)?;
+        for (place, congested) in congested {
+            if let Some(object) = self.endpoint(py, place) {
+                if congested {
+                    object.setattr(intern!(py, "congested"), true)?;
+                } else {
+                    self.engine.bind(py).call_method1(intern!(py, "uncongested"), (object,))?;
+                }
+            }
+        }
+        let now = Instant::now();
+        for place in lingering {
+            let until = now + self.grace;
+            if let Some(tag) = self.transport.peers().get(place).and_then(|peer| peer.tag.as_mut()) {
+                tag.until = Some(until);
+                self.leaving.push_back((until, place));
+            }
         }
         while let Some((until, place)) = self.leaving.front().copied() {
             if until > Instant::now() {
                 break;
             }
             self.leaving.pop_front();
-            let same = |peer: &mut Connection| peer.tag.as_ref().is_some_and(|tag| tag.until == Some(until));
-            if self.sockets.peer(place).is_some_and(same) {
-                self.sockets.close(place);
+            let tag = self.transport.peers().get(place).and_then(|peer| peer.tag.as_ref());
+            if tag.is_some_and(|tag| tag.until == Some(until)) {
+                self.transport.close(place);
             }
         }
         self.let_go(py)
     }
 
+    fn endpoint<'py>(&mut self, py: Python<'py>, place: u32) -> Option<Bound<'py, PyAny>> {
+        let tag = self.transport.peers().get(place)?.tag.as_ref()?;
+        Some(tag.object.bind(py).clone())
+    }
+
     /// Tells the engine who is gone.
     fn let_go(&mut self, py: Python<'_>) -> PyResult<()> {
-        for endpoint in std::mem::take(&mut self.sockets.pass.gone) {
+        for endpoint in std::mem::take(&mut self.transport.peers().pass.gone) {
             self.places.remove(&(endpoint.object.as_ptr() as usize));
             self.engine.bind(py).call_method1(intern!(py, "disconnect"), (endpoint.object,))?;
         }
@@ -288,92 +348,68 @@ impl State {
         let now = Instant::now();
         if self.complained.is_none_or(|last| now - last >= Duration::from_secs(1)) {
             self.complained = Some(now);
-            self.starved.bind(py).call1((self.sockets.count(),))?;
+            self.starved.bind(py).call1((self.transport.peers().count(),))?;
         }
         Ok(())
     }
 
-    fn arrived<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let list = PyList::empty(py);
-        for arrived in std::mem::take(&mut self.sockets.pass.arrived) {
-            let tag = self.sockets.peer(arrived.peer).and_then(|peer| peer.tag.as_ref());
-            if let Some(tag) = tag {
-                let object = tag.object.bind(py);
-                let frames = frames(py, arrived.frames)?;
-                list.append((object, frames, refused(py, arrived.refused)))?;
-            }
-        }
-        Ok(list)
-    }
-
-    /// Takes the outputs and writes them.
-    fn send(&mut self, py: Python<'_>, places: &[u32]) -> PyResult<()> {
-        let mut output = Output::default();
-        let mut ends = Vec::with_capacity(places.len());
-        for &place in places {
-            let Some(tag) = self.sockets.peer(place).and_then(|peer| peer.tag.as_ref()) else {
+    /// Hands the endpoints what arrived for them.
+    fn hand_over(&mut self, py: Python<'_>) -> PyResult<()> {
+        for Arrived { peer, frames: taken, refused: header } in
+            std::mem::take(&mut self.transport.peers().pass.arrived)
+        {
+            let Some(object) = self.endpoint(py, peer) else {
                 continue;
             };
-            let frames = tag.output.bind(py);
-            if !frames.is_empty() {
-                for frame in frames.iter() {
-                    output.add(&frame)?;
-                }
-                frames.del_slice(0, frames.len())?;
-                ends.push((place, output.pieces.len()));
-            }
+            let name = intern!(py, "receive_frames");
+            let frames = frames(py, taken)?;
+            match header {
+                // SAFETY: all are held here.
+                None => unsafe { call_method(name, [object.as_ptr(), frames.as_ptr()]) }?,
+                Some(header) => object.call_method1(name, (frames, refused(py, Some(header))))?,
+            };
         }
-        let slices = output.slices(py);
-        let sockets = &mut self.sockets;
-        py.detach(|| {
-            let mut start = 0;
-            for (place, end) in ends {
-                sockets.send(place, &slices[start..end]);
-                start = end;
-            }
-        });
         Ok(())
     }
 
-    /// Looks at what an endpoint wants, and tells it how much is unsent.
-    fn follow(&mut self, py: Python<'_>, place: u32) -> PyResult<()> {
-        let Some(peer) = self.sockets.peer(place) else {
-            return Ok(());
-        };
-        let unsent = peer.unsent();
-        let greeted = *peer.limit() != HELLO_LIMIT;
-        let Some(tag) = peer.tag.as_mut() else {
-            return Ok(());
-        };
-        let object = tag.object.clone_ref(py).into_bound(py);
-        let closing = object.getattr(intern!(py, "closing"))?.is_truthy()?;
-        let paused = object.getattr(intern!(py, "paused"))?.is_truthy()?;
-        let changed = paused != tag.paused;
-        tag.paused = paused;
-        let was_congested = tag.congested;
-        tag.congested = unsent > HIGH || (was_congested && unsent >= LOW);
-        let congested = tag.congested;
-        let leaving = closing && unsent > 0 && tag.until.is_none();
-        if leaving {
-            let until = Instant::now() + self.grace;
-            tag.until = Some(until);
-            self.leaving.push_back((until, place));
-        }
-        if !greeted {
-            let limit: u64 = object.getattr(intern!(py, "frame_limit"))?.extract()?;
-            *peer.limit() = u32::try_from(limit).unwrap_or(u32::MAX);
-        }
-        if changed {
-            self.sockets.pause(place, paused);
-        }
-        if closing && unsent == 0 {
-            self.sockets.close(place);
-        }
-        if congested && !was_congested {
-            object.setattr(intern!(py, "congested"), true)?;
-        } else if was_congested && !congested {
-            let method = intern!(py, "uncongested");
-            self.engine.bind(py).call_method1(method, (object,))?;
+    /// Takes the engine's turn, and gathers what it leaves: outputs, and who is to be paused or hung up on.
+    fn gather(&mut self, py: Python<'_>) -> PyResult<()> {
+        let now = int(py, self.now as u64)?;
+        // SAFETY: it is held here.
+        let departing = unsafe { call(self.turn.bind(py), [now.as_ptr()]) }?;
+        for endpoint in departing.try_iter()? {
+            let endpoint = endpoint?;
+            let Some(&place) = self.places.get(&(endpoint.as_ptr() as usize)) else {
+                continue; // it is gone
+            };
+            let Some(peer) = self.transport.peers().get(place) else {
+                continue;
+            };
+            let greeted = *peer.limit() != HELLO_LIMIT;
+            let Some(tag) = peer.tag.as_mut() else {
+                continue;
+            };
+            let paused = endpoint.getattr(intern!(py, "paused"))?.is_truthy()?;
+            let turned = std::mem::replace(&mut tag.paused, paused) != paused;
+            let frames = tag.output.bind(py);
+            let queued = frames.len();
+            if queued > 0 {
+                for frame in frames.iter() {
+                    self.output.add(&frame)?;
+                }
+                frames.del_slice(0, queued)?;
+            }
+            if !greeted {
+                let limit: u64 = endpoint.getattr(intern!(py, "frame_limit"))?.extract()?;
+                *peer.limit() = u32::try_from(limit).unwrap_or(u32::MAX);
+            }
+            let closing = endpoint.getattr(intern!(py, "closing"))?.is_truthy()?;
+            if queued > 0 || closing {
+                self.departures.push(Departure { place, end: self.output.pieces.len(), closing });
+            }
+            if turned {
+                self.transport.pause(place, paused);
+            }
         }
         Ok(())
     }

@@ -1,19 +1,13 @@
-//! The sockets of one reactor: accepts, reads, cuts into frames and writes, and knows nothing of an interpreter.
-//!
-//! One pass is `wait`, then the caller looks at `Pass`, then `send` for whoever has output. A peer is named by its
-//! place. A place is given to a new peer only in the next `wait`, so nothing that a pass says can mean another one.
+//! Bytes by epoll: readiness is waited for, then each socket is read once and written at once.
 
-use super::batches::{self, Batch};
 use super::buffers::Buffers;
-use super::framing::{Cut, Head, Stream, HEADER, HELLO_LIMIT};
 use super::idle::Waiting;
+use super::peers::{Departure, Peers, Taken, Transport, FRAMES, LEAST, STARVED};
 use super::poller::{Poller, Ready};
-use super::unsent::Unsent;
-use bytes::Bytes;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, Result};
-use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
+use rustix::net::{self, RecvFlags, SocketFlags};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,140 +15,82 @@ use std::time::{Duration, Instant};
 
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
-/// Connections accepted in one pass, at most: others wait for their turn as well.
-const ACCEPTS: usize = 256;
-/// How long nothing is accepted when descriptors ran out.
-const STARVED: Duration = Duration::from_millis(10);
-/// Buffers a `sendmsg`: the kernel's limit.
-const IOV: usize = 1024;
-const PUBLISH: u8 = 17;
+const BELL: u64 = u64::MAX - 2;
+/// Connections accepted in one exchange, at most: each costs the interpreter some tens of µs, and others wait as well.
+const ACCEPTS: usize = 64;
 
-/// A frame that arrived.
-pub struct Taken {
-    /// Its header.
-    pub head: Head,
-    /// Its body: a part of a receive buffer, kept for as long as this is.
-    pub body: Bytes,
-    /// What the body of a PUBLISH is, if it is sound.
-    pub batch: Option<Batch>,
-}
-
-impl Taken {
-    /// Looks whether the body of a PUBLISH is a sound batch.
-    pub fn new(head: Head, body: Bytes) -> Self {
-        let batch = if head.opcode == PUBLISH { batches::check(&body) } else { None };
-        Taken { head, body, batch }
-    }
-}
-
-/// What one peer sent.
-pub struct Arrived {
-    /// Who.
-    pub peer: u32,
-    /// Whole frames in order.
-    pub frames: Vec<Taken>,
-    /// Where its stream stopped making sense.
-    pub refused: Option<[u8; HEADER]>,
-}
-
-/// What one `wait` found, for the caller to take.
-pub struct Pass<T> {
-    /// New peers.
-    pub accepted: Vec<(u32, SocketAddr)>,
-    /// In the order in which they were read.
-    pub arrived: Vec<Arrived>,
-    /// What the caller kept of peers that are gone.
-    pub gone: Vec<T>,
-    /// Peers with fewer unsent bytes than before.
-    pub written: Vec<u32>,
-    /// Descriptors ran out: nothing is accepted for a moment.
-    pub starved: bool,
-}
-
-/// One connection.
-pub struct Peer<T> {
-    fd: OwnedFd,
-    stream: Stream,
-    unsent: Option<Box<Unsent>>,
-    watched: EventFlags,
-    /// What the caller keeps of it.
-    pub tag: Option<T>,
-}
-
-impl<T> Peer<T> {
-    /// Bytes that the kernel did not take.
-    pub fn unsent(&self) -> usize {
-        self.unsent.as_ref().map_or(0, |unsent| unsent.len())
-    }
-
-    /// Largest body accepted, bytes; to be set once the handshake is over.
-    pub fn limit(&mut self) -> &mut u32 {
-        &mut self.stream.limit
-    }
-
-    fn keep(&mut self, parts: &[IoSlice<'_>], skip: usize) {
-        self.unsent.get_or_insert_default().keep(parts, skip);
-    }
-
-    /// Hands `parts` to the kernel; what it does not take waits.
-    fn write(&mut self, mut parts: &[IoSlice<'_>]) -> Result<()> {
-        while self.unsent.is_none() && !parts.is_empty() {
-            let (some, rest) = parts.split_at(parts.len().min(IOV));
-            let sent = match send(&self.fd, some) {
-                Ok(sent) => sent,
-                Err(Errno::AGAIN) => 0,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error),
-            };
-            if sent < some.iter().map(|part| part.len()).sum() {
-                self.keep(some, sent);
-            }
-            parts = rest;
-        }
-        if !parts.is_empty() {
-            self.keep(parts, 0);
-        }
-        Ok(())
-    }
-
-    /// Hands what waits to the kernel.
-    fn flush(&mut self) -> Result<()> {
-        let Some(unsent) = self.unsent.as_mut() else {
-            return Ok(());
-        };
-        match send(&self.fd, &[IoSlice::new(unsent.front())]) {
-            Ok(sent) => unsent.advance(sent),
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-        if unsent.is_empty() {
-            self.unsent = None;
-        }
-        Ok(())
-    }
-}
-
-fn send(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> Result<usize> {
-    net::sendmsg(fd, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
-}
-
-/// See the module's text.
+/// See the module's text. What a peer is watched for stands in its notes.
 pub struct Sockets<T> {
     poller: Poller,
     listener: Option<OwnedFd>,
     accept_at: Option<Instant>,
     wake: Arc<OwnedFd>,
-    peers: Vec<Option<Peer<T>>>,
-    free: Vec<u32>,
-    left: Vec<u32>,
+    bell: Option<OwnedFd>,
+    peers: Peers<T>,
     buffers: Buffers,
     read_bytes: usize,
-    /// What the last `wait` found.
-    pub pass: Pass<T>,
 }
 
-impl<T> Sockets<T> {
-    /// Accepts on `listener`, a listening socket that does not block; `wake` is an eventfd that ends a `wait`.
+impl<T: Send> Transport<T> for Sockets<T> {
+    fn peers(&mut self) -> &mut Peers<T> {
+        &mut self.peers
+    }
+
+    fn exchange(
+        &mut self,
+        departures: &[Departure],
+        parts: &[IoSlice<'_>],
+        timeout: Option<Duration>,
+    ) -> Result<bool> {
+        self.peers.begin();
+        let mut start = 0;
+        for departure in departures {
+            self.send(departure, &parts[start..departure.end]);
+            start = departure.end;
+        }
+        let until = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let urgent = self.peers.pass.urgent().then_some(Duration::ZERO);
+        let came = self.poller.wait([timeout, until, urgent].into_iter().flatten().min())?;
+        self.accept_again()?;
+        self.buffers.rewind();
+        let ready = self.poller.take();
+        for Ready { name, flags } in ready.iter().copied() {
+            match name {
+                LISTENER => self.accept()?,
+                // it only says that it was called
+                WAKE => drop(rustix::io::read(&self.wake, &mut [0u8; 8])),
+                BELL => {} // the turn that follows reads it
+                place => self.look(place as u32, flags),
+            }
+        }
+        self.poller.put_back(ready);
+        Ok(came)
+    }
+
+    fn pause(&mut self, place: u32, paused: bool) {
+        self.watch(place, Some(paused));
+    }
+
+    fn close(&mut self, place: u32) {
+        self.peers.remove(place); // closing its descriptor takes it out of the set
+    }
+
+    fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+
+    fn listen_for(&mut self, bell: OwnedFd) -> Result<()> {
+        self.poller.add(&bell, BELL, EventFlags::IN)?;
+        self.bell = Some(bell);
+        Ok(())
+    }
+}
+
+impl<T: Send> Sockets<T> {
+    /// Accepts on `listener`, a listening socket that does not block; `wake` is an eventfd that ends a wait.
+    ///
+    /// # Errors
+    /// No descriptor left.
     pub fn new(listener: OwnedFd, wake: Arc<OwnedFd>, read_bytes: usize, waiting: Waiting) -> Result<Self> {
         let poller = Poller::new(waiting)?;
         poller.add(&listener, LISTENER, EventFlags::IN)?;
@@ -164,99 +100,49 @@ impl<T> Sockets<T> {
             listener: Some(listener),
             accept_at: None,
             wake,
-            peers: Vec::new(),
-            free: Vec::new(),
-            left: Vec::new(),
+            bell: None,
+            peers: Peers::default(),
             buffers: Buffers::new(read_bytes),
             read_bytes,
-            pass: Pass {
-                accepted: Vec::new(),
-                arrived: Vec::new(),
-                gone: Vec::new(),
-                written: Vec::new(),
-                starved: false,
-            },
         })
     }
 
-    /// How many peers there are.
-    pub fn count(&self) -> usize {
-        self.peers.len() - self.free.len() - self.left.len()
-    }
-
-    /// The peer at this place, if it is still there.
-    pub fn peer(&mut self, place: u32) -> Option<&mut Peer<T>> {
-        self.peers.get_mut(place as usize)?.as_mut()
-    }
-
-    /// The places of all peers.
-    pub fn places(&self) -> Vec<u32> {
-        let taken = |(place, peer): (u32, &Option<_>)| peer.is_some().then_some(place);
-        (0..).zip(&self.peers).filter_map(taken).collect()
-    }
-
-    /// Accepts no more.
-    pub fn stop_listening(&mut self) {
-        self.listener = None;
-    }
-
-    /// Waits for something, `timeout` at most (`None` for ever), and takes it in. False if nothing came: then the
-    /// caller should look at its signals.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        self.free.append(&mut self.left);
-        self.pass.starved = false;
-        let until = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = timeout.into_iter().chain(until).min();
-        let came = self.poller.wait(timeout)?;
-        self.accept_again()?;
-        self.buffers.rewind();
-        let ready = self.poller.take();
-        for Ready { name, flags } in ready.iter().copied() {
-            match name {
-                LISTENER => self.accept()?,
-                // it only says that it was called
-                WAKE => drop(rustix::io::read(&self.wake, &mut [0u8; 8])),
-                place => self.look(place as u32, flags),
+    /// What the kernel does not take is copied; errors end the peer.
+    fn send(&mut self, departure: &Departure, parts: &[IoSlice<'_>]) {
+        let Some(peer) = self.peers.get(departure.place) else {
+            return;
+        };
+        match peer.write(parts) {
+            Ok(()) => {
+                if departure.closing {
+                    self.peers.leave(departure.place);
+                }
+                self.sent(departure.place);
             }
-        }
-        self.poller.put_back(ready);
-        Ok(came)
-    }
-
-    /// Sends `parts` in order behind what waits. What the kernel does not take is copied; errors end the peer.
-    pub fn send(&mut self, place: u32, parts: &[IoSlice<'_>]) {
-        if let Some(peer) = self.peer(place) {
-            match peer.write(parts) {
-                Ok(()) => self.watch(place, None),
-                Err(_) => self.close(place),
-            }
+            Err(_) => self.close(departure.place),
         }
     }
 
-    /// Stops reading from a peer, or goes on.
-    pub fn pause(&mut self, place: u32, paused: bool) {
-        self.watch(place, Some(paused));
-    }
-
-    /// Ends a peer; what waits for it is dropped.
-    pub fn close(&mut self, place: u32) {
-        if let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::take) {
-            self.left.push(place);
-            self.pass.gone.extend(peer.tag);
+    fn sent(&mut self, place: u32) {
+        if self.peers.is_done(place) {
+            self.close(place);
+        } else {
+            self.watch(place, None);
         }
     }
 
     fn watch(&mut self, place: u32, paused: Option<bool>) {
-        let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) else {
+        let Some(peer) = self.peers.get(place) else {
             return;
         };
-        let mut wanted = peer.watched;
-        wanted.set(EventFlags::OUT, peer.unsent.is_some());
+        let watched = EventFlags::from_bits_retain(peer.notes);
+        let mut wanted = watched;
+        wanted.set(EventFlags::OUT, peer.waits());
         if let Some(paused) = paused {
             wanted.set(EventFlags::IN, !paused);
         }
-        if wanted != peer.watched {
-            peer.watched = wanted;
+        if wanted != watched {
+            peer.notes = wanted.bits();
             if self.poller.modify(&peer.fd, u64::from(place), wanted).is_err() {
                 self.close(place);
             }
@@ -270,8 +156,7 @@ impl<T> Sockets<T> {
             };
             match net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, address)) => {
-                    let address = address.and_then(|any| SocketAddr::try_from(any).ok());
-                    self.admit(fd, address.unwrap_or(([0, 0, 0, 0], 0).into()))?;
+                    self.admit(fd, address.and_then(|any| SocketAddr::try_from(any).ok()))?
                 }
                 Err(Errno::AGAIN) => break,
                 Err(Errno::CONNABORTED | Errno::PROTO | Errno::INTR) => {}
@@ -279,7 +164,7 @@ impl<T> Sockets<T> {
                     // the waiting connection stays ready: without a pause the loop would spin
                     self.poller.modify(listener, LISTENER, EventFlags::empty())?;
                     self.accept_at = Some(Instant::now() + STARVED);
-                    self.pass.starved = true;
+                    self.peers.pass.starved = true;
                     break;
                 }
                 Err(error) => return Err(error),
@@ -298,33 +183,24 @@ impl<T> Sockets<T> {
         Ok(())
     }
 
-    fn admit(&mut self, fd: OwnedFd, address: SocketAddr) -> Result<()> {
-        if net::sockopt::set_tcp_nodelay(&fd, true).is_err() {
-            return Ok(()); // it is gone already
+    fn admit(&mut self, fd: OwnedFd, address: Option<SocketAddr>) -> Result<()> {
+        if let Some(place) = self.peers.admit(fd, address) {
+            if let Some(peer) = self.peers.get(place) {
+                peer.notes = EventFlags::IN.bits();
+                self.poller.add(&peer.fd, u64::from(place), EventFlags::IN)?;
+            }
         }
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.peers.push(None);
-            (self.peers.len() - 1) as u32
-        });
-        let watched = EventFlags::IN;
-        self.poller.add(&fd, u64::from(place), watched)?;
-        self.peers[place as usize] =
-            Some(Peer { fd, stream: Stream::new(HELLO_LIMIT), unsent: None, watched, tag: None });
-        self.pass.accepted.push((place, address));
         Ok(())
     }
 
     /// A peer is ready for something.
     fn look(&mut self, place: u32, flags: EventFlags) {
         if flags.contains(EventFlags::OUT) {
-            let Some(peer) = self.peer(place) else {
+            let Some(peer) = self.peers.get(place) else {
                 return;
             };
             match peer.flush() {
-                Ok(()) => {
-                    self.pass.written.push(place);
-                    self.watch(place, None);
-                }
+                Ok(()) => self.sent(place),
                 Err(_) => self.close(place),
             }
         }
@@ -335,11 +211,10 @@ impl<T> Sockets<T> {
 
     /// Reads once, or twice where a large body lands in its place first. False if the peer hung up.
     fn read(&mut self, place: u32) -> Result<bool> {
-        let Some(peer) = self.peers.get_mut(place as usize).and_then(Option::as_mut) else {
+        let Some(peer) = self.peers.get(place) else {
             return Ok(true);
         };
-        let mut frames = Vec::new();
-        let mut refused = None;
+        let mut landed = false;
         if let Some(room) = peer.stream.landing() {
             let most = room.len().min(self.read_bytes);
             match receive(&peer.fd, &mut room[..most])? {
@@ -349,34 +224,37 @@ impl<T> Sockets<T> {
                     // SAFETY: `receive` wrote so many bytes there.
                     match unsafe { peer.stream.landed(count) } {
                         None => return Ok(true),
-                        Some((head, body)) => frames.push(Taken::new(head, body.into())),
+                        Some((head, body)) => {
+                            landed = true;
+                            self.peers.arrived(place, vec![Taken::new(head, body.into())], None);
+                        }
                     }
                 }
             }
         }
+        let Some(peer) = self.peers.get(place) else {
+            return Ok(true);
+        };
         let room = self.buffers.room();
-        let most = room.len().min(self.read_bytes);
+        let most = room.len().min(self.read_bytes).min(peer.room);
         match receive(&peer.fd, &mut room[..most]) {
             Ok(Some(count)) if count > 0 => {
                 // SAFETY: `receive` wrote so many bytes there.
                 let piece = unsafe { self.buffers.filled(count) };
-                peer.stream.feed(&piece, |cut| match cut {
-                    Cut::Here(head, at) => {
-                        let body = piece.slice(at..at + head.length as usize);
-                        frames.push(Taken::new(head, body));
+                let frames = self.peers.take_in(place, &piece);
+                if let Some(peer) = self.peers.get(place) {
+                    if frames > FRAMES {
+                        peer.room = (count * FRAMES / frames).clamp(LEAST, most.max(LEAST));
+                    } else if count == most && 4 * frames <= FRAMES {
+                        peer.room = (4 * peer.room).min(self.read_bytes.max(LEAST));
                     }
-                    Cut::Whole(head, body) => frames.push(Taken::new(head, body.into())),
-                    Cut::Refused(header) => refused = Some(header),
-                });
+                }
             }
             Ok(None) => {}
-            // what came before is handled first: the end is seen again in the next pass
-            Ok(Some(_)) | Err(_) if !frames.is_empty() => {}
+            // what came before is handled first: the end is seen again in the next exchange
+            Ok(Some(_)) | Err(_) if landed => {}
             Ok(Some(_)) => return Ok(false),
             Err(error) => return Err(error),
-        }
-        if !frames.is_empty() || refused.is_some() {
-            self.pass.arrived.push(Arrived { peer: place, frames, refused });
         }
         Ok(true)
     }

@@ -29,6 +29,11 @@
 //! [`Cache`], which only saves looks at the other side's counter and a division: whoever has an outdated one
 //! finds out, because the counter that it belongs to has moved on.
 //!
+//! **Fetched beforehand.** A record that moves to another core costs both sides waits for cache lines: the producer must
+//! own those that the consumer read a lap ago, before what it published is seen at all, and the consumer must get them
+//! back. Both are asked for early: the next ones by the producer when it has published, the oldest record's by the
+//! consumer when its wait is over and it still has to get hold of the interpreter. A third of an idle ring's delay.
+//!
 //! **Trust.** Indexes and lengths may be those of another process. Whatever they say, no byte outside of the
 //! data area is touched: positions are taken modulo the capacity, and a length above the largest record, or
 //! beyond what is published, is [`Fault::Overwritten`].
@@ -95,6 +100,9 @@ pub trait Memory {
     /// # Safety
     /// The bytes lie inside of the data area, and nobody writes them meanwhile.
     unsafe fn read<R>(&self, at: usize, len: usize, look: impl FnOnce(&[u8]) -> R) -> R;
+
+    /// Says that a record at position `at` is about to be read, or written. A hint: it may do nothing.
+    fn expect(&self, _at: usize, _to_write: bool) {}
 }
 
 /// What one side remembers between calls; it may be outdated. All zero was true of every ring once.
@@ -157,6 +165,16 @@ impl<M: Memory> ByteRing<M> {
     pub fn ready(&self) -> bool {
         let indexes = self.memory.indexes();
         indexes.put.0.load(Ordering::Relaxed) != indexes.got.0.load(Ordering::Relaxed) || self.closed()
+    }
+
+    /// The same, for a consumer that is about to take the oldest record.
+    pub fn ready_to_take(&self) -> bool {
+        let ready = self.ready();
+        if ready {
+            let got = self.memory.indexes().got.0.load(Ordering::Relaxed);
+            self.memory.expect((got % self.capacity as u64) as usize, false);
+        }
+        ready
     }
 
     /// Whether somebody closed it.
@@ -282,6 +300,7 @@ impl<M: Memory> Writer<'_, M> {
     pub fn publish(self) {
         self.ring.memory.indexes().put.0.store(self.put, Ordering::Release);
         self.ring.bell().ring();
+        self.ring.memory.expect(self.at, true);
         (self.cache.own, self.cache.at) = (self.put, self.at);
     }
 }

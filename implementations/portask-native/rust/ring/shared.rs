@@ -16,6 +16,7 @@
 //! in the memfd's own name and in the memory, and must agree, as must magic, version, capacity and size.
 
 use super::bytes::{self, Indexes, Memory};
+use crate::ahead;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::rand::GetRandomFlags;
@@ -212,6 +213,19 @@ impl Memory for Shared {
         debug_assert!(at + len <= self.data.len());
         // SAFETY: the caller's promise: inside of the data area, and nobody writes it now.
         look(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.data.start + at), len) })
+    }
+
+    fn expect(&self, at: usize, to_write: bool) {
+        /// A small record and its length span so many cache lines.
+        const LINES: usize = 2;
+        for line in 0..LINES {
+            let place = self.map.as_ptr().wrapping_add(self.data.start + at + 64 * line);
+            if to_write {
+                ahead::write(place);
+            } else {
+                ahead::read(place);
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::objects::Seen;
 use super::records::{move_in, Gathered, CBOR_SEQUENCE, HEADER};
+use crate::fresh::Fresh;
 use pyo3::exceptions::{PyIndexError, PyOverflowError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -13,11 +14,10 @@ fn batch<'py>(py: Python<'py>, says: Gathered, area: &[u8]) -> PyResult<Bound<'p
     let Some(header) = says.header(area) else {
         return Err(PyOverflowError::new_err("the records are too long for a batch"));
     };
-    PyBytes::new_with(py, HEADER + area.len(), |place| {
-        place[..HEADER].copy_from_slice(&header);
-        place[HEADER..].copy_from_slice(area);
-        Ok(())
-    })
+    let mut made = Fresh::of(py, HEADER + area.len())?;
+    made.push(&header);
+    made.push(area);
+    Ok(made.whole())
 }
 
 /// `portask.contracts.COALESCE_WINDOW_US`.

@@ -186,7 +186,7 @@ impl SharedRing {
     /// Waits until there is something to take, without the interpreter lock. See `WaitingRing.wait`.
     #[pyo3(signature = (timeout, spin = 0.0))]
     fn wait(&self, py: Python<'_>, timeout: f64, spin: f64) -> PyResult<bool> {
-        wait(py, self.ring.bell(), timeout, spin, || self.ring.ready())
+        wait(py, self.ring.bell(), timeout, spin, || self.ring.ready_to_take())
     }
 
     fn __len__(&self) -> usize {

@@ -1,0 +1,240 @@
+"""Workers as processes: killed, multiplied, told new settings, and sent home."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from portask import registry
+from portask.client import Client, connect
+from portask.errors import PortaskError
+from tests.cli.conftest import Running, run, serving
+
+Start = Callable[..., Running]
+__all__ = ["serving"]
+PARTITIONS = 6
+
+
+def workers_of(broker: Running) -> list[int]:
+    """Process ids, in the order in which they were started."""
+    pid = broker.process.pid
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_worker(pid: int) -> bool:
+    with suppress(OSError):
+        return b"portask.multicore" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+async def everything(url: str, topic: str) -> dict[int, list[bytes]]:
+    """What is stored of a topic, by partition and in order."""
+    found: dict[int, list[bytes]] = {}
+    async with connect(url) as client:
+        (info,) = (await client.describe(topic)).topics
+        for part in info.partitions:
+            records = found[part.partition] = []
+            while batches := await client.fetch(topic, part.partition, len(records)):
+                records += [message.payload for batch in batches for message in batch.messages]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["epoll", "native-epoll", "asyncio-protocol"])
+async def test_kill_9_of_any_worker_loses_nothing_that_was_acknowledged(
+    serving: Start, tmp_path: Path, server: str
+) -> None:
+    reason = registry.get("server", server).unavailable()
+    if reason:
+        pytest.skip(reason)
+    broker = serving(
+        "--workers", "3", "--server", server, "--data", str(tmp_path / "log"), "--log-level", "error"
+    )
+    acked: dict[int, list[bytes]] = {number: [] for number in range(PARTITIONS)}
+    stopping = False
+
+    async def publish(client: Client, number: int) -> None:
+        sent = 0
+        while not stopping:
+            payload = b"%d" % sent
+            await client.publish("t", payload, partition=number)
+            acked[number].append(payload)
+            sent += 1
+
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                connect(broker.url, idempotent=True, reconnect_delay=0.01, request_timeout=60)
+            )
+            for _ in range(PARTITIONS)
+        ]
+        await clients[0].create_topic("t", PARTITIONS)
+        tasks = [asyncio.create_task(publish(client, number)) for number, client in enumerate(clients)]
+        chance = random.Random(3)
+        for _ in range(4):
+            before = {number: len(each) for number, each in acked.items()}
+            await asyncio.sleep(0.5)
+            victim = chance.choice([pid for pid in workers_of(broker) if is_worker(pid)])
+            os.kill(victim, signal.SIGKILL)
+            await until(lambda: len([pid for pid in workers_of(broker) if is_worker(pid)]) == 3)
+            await until(partial(all_moved, before, acked))
+        stopping = True
+        await asyncio.gather(*tasks)
+    stored = await everything(broker.url, "t")
+    for number, payloads in acked.items():
+        assert len(payloads) > 80
+        assert stored[number] == payloads, "every one once, in order"
+    assert broker.end().code == 0
+
+
+def all_moved(before: dict[int, int], acked: dict[int, list[bytes]]) -> bool:
+    return all(len(acked[number]) > before[number] + 20 for number in acked)
+
+
+async def until_done(client: Client) -> None:
+    while (await client.groups())[0].lag:  # noqa: ASYNC110 - it is another process that has to get there
+        await asyncio.sleep(0.01)
+
+
+async def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that"
+        await asyncio.sleep(0.01)
+
+
+async def test_messages_and_groups_follow_the_number_of_workers(serving: Start, tmp_path: Path) -> None:
+    data = str(tmp_path / "log")
+    published = 0
+    consumed: list[bytes] = []
+    for workers in ("1", "3", "2", "1"):
+        broker = serving("--workers", workers, "--server", "epoll", "--data", data, "--log-level", "error")
+        async with connect(broker.url) as client:
+            if not published:
+                await client.create_topic("t", PARTITIONS)
+                first = await client.subscribe("t", "earliest", group="g")
+                await first.close()
+            for number in range(PARTITIONS * 2):
+                await client.publish("t", b"%d" % published, partition=number % PARTITIONS)
+                published += 1
+            async with await client.subscribe("t", group="g") as group:
+                for _ in range(PARTITIONS * 2):
+                    message = await group.get(10)
+                    consumed.append(message.payload)
+                    message.ack()
+            await until_done(client)
+            (info,) = await client.groups()
+            assert (info.lag, len(info.partitions)) == (0, PARTITIONS)
+        assert broker.end().code == 0
+    assert sorted(map(int, consumed)) == list(range(published)), "the group goes on where it was"
+
+
+def test_what_cannot_be_shared_is_refused_in_one_line(tmp_path: Path) -> None:
+    for arguments, complaint in (
+        (
+            ("--storage", "sqlite"),
+            "server.workers: 2 workers cannot share the storage sqlite: choose memory or ",
+        ),
+        (("--storage", "lmdb"), "server.workers: 2 workers cannot share the storage lmdb: choose memory or "),
+    ):
+        done = run("serve", "--workers", "2", "--port", "0", *arguments, cwd=tmp_path)
+        assert done.code != 0
+        (line,) = [line for line in done.err.splitlines() if complaint in line]
+        assert "or workers = 1" in line
+    done = run(
+        "serve", "--workers", "2", "--port", "0", "--storage", "memory", PORTASK_RING_VARIANT="bytearray"
+    )
+    assert "ring.variant: bytearray does not reach from one process to another" in done.err
+    assert done.code != 0
+
+
+def test_a_worker_that_cannot_start_ends_the_broker_with_its_reason(tmp_path: Path) -> None:
+    data = tmp_path / "log"
+    done = run(
+        "serve", "--workers", "2", "--server", "epoll", "--port", "0", "--data", str(data),
+        PORTASK_STORAGE_OPTIONS_SEGMENT_BYTES="1",
+    )  # fmt: skip
+    assert done.code != 0
+    assert "segment_bytes" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_port_in_use_is_said_before_anything_starts(serving: Start) -> None:
+    first = serving("--workers", "2", "--server", "epoll", "--storage", "memory")
+    done = run(
+        "serve", "--workers", "2", "--server", "epoll", "--storage", "memory", "--port", str(first.port)
+    )
+    assert done.code != 0
+    assert f"127.0.0.1:{first.port} is in use" in done.err
+
+
+async def test_all_workers_read_settings_again(serving: Start, tmp_path: Path) -> None:
+    config = tmp_path / "portask.toml"
+    base = '[server]\nvariant = "epoll"\nworkers = 3\n[storage]\nvariant = "memory"\n'
+    config.write_text(base)
+    broker = serving("--config", str(config))
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(broker.url)) for _ in range(12)]
+        for number, client in enumerate(clients):
+            await client.publish(f"t{number}", b"x")
+        config.write_text(base + "[topics]\nauto_create = false\n")
+        broker.process.send_signal(signal.SIGHUP)
+        broker.wait_for_log("settings read again")
+        await asyncio.sleep(0.3)
+        for number, client in enumerate(clients):
+            await client.publish(f"t{number}", b"y")
+            with pytest.raises(PortaskError, match="does not create topics"):
+                await client.publish(f"new{number}", b"x")
+    result = broker.end()
+    assert result.code == 0
+    assert all("worker" in json.loads(line) for line in result.err.splitlines() if '"portask.worker"' in line)
+
+
+async def test_the_limit_of_connections_is_of_all_workers(serving: Start) -> None:
+    broker = serving(
+        "--workers", "3", "--server", "epoll", "--storage", "memory", PORTASK_LIMITS_MAX_CONNECTIONS="20"
+    )
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            await stack.enter_async_context(connect(broker.url, reconnect=False))
+        with pytest.raises(PortaskError, match="takes 20 connections"):
+            async with connect(broker.url, reconnect=False):
+                pass
+
+
+async def test_ending_it_finishes_what_is_under_way(serving: Start) -> None:
+    broker = serving("--workers", "3", "--server", "epoll", "--storage", "memory", "--log-level", "error")
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(broker.url, reconnect=False)) for _ in range(9)]
+        for number, client in enumerate(clients):
+            await client.publish("t", b"x", partition=0)
+            assert number >= 0
+        pending = [client.publish_nowait("t", b"y") for client in clients]
+        await asyncio.sleep(0.05)
+        broker.process.send_signal(signal.SIGTERM)
+        done = await asyncio.gather(*pending, return_exceptions=True)
+        assert not [each for each in done if isinstance(each, Exception)]
+    await asyncio.to_thread(broker.process.wait, 20)
+    result = broker.end()
+    assert (result.code, result.err) == (0, "")
+
+
+def test_workers_end_with_their_supervisor(serving: Start) -> None:
+    broker = serving("--workers", "2", "--server", "epoll", "--storage", "memory")
+    pids = [pid for pid in workers_of(broker) if is_worker(pid)]
+    assert len(pids) == 2
+    broker.end(signal.SIGKILL)
+    deadline = time.monotonic() + 15
+    while any(is_worker(pid) for pid in pids):
+        assert time.monotonic() < deadline, "workers outlive their supervisor"
+        time.sleep(0.05)
