@@ -144,6 +144,15 @@ impl<T> Peer<T> {
         &mut self.stream.limit
     }
 
+    /// `count` bytes of `room` came, in so many frames: decides how much to read the next time, `most` at most.
+    pub(super) fn next(&mut self, count: usize, frames: usize, room: usize, most: usize) {
+        if frames > FRAMES {
+            self.room = (count * FRAMES / frames).clamp(LEAST, room.max(LEAST));
+        } else if count == room && 4 * frames <= FRAMES {
+            self.room = (4 * self.room).min(most.max(LEAST));
+        }
+    }
+
     /// Whether the kernel did not take all.
     pub(super) fn waits(&self) -> bool {
         self.unsent.is_some()

@@ -178,7 +178,7 @@ impl Reactor {
         })
     }
 
-    /// Ends every `wait` while the descriptor is readable, which the engine reads; the reactor closes it.
+    /// Ends every wait while the descriptor is readable, which the engine reads; the reactor closes it.
     fn listen_for(&self, bell: RawFd) -> PyResult<()> {
         // SAFETY: the caller duplicated it for us, so it is nobody else's to close.
         let bell = unsafe { OwnedFd::from_raw_fd(bell) };

@@ -2,7 +2,7 @@
 
 use super::buffers::Buffers;
 use super::idle::Waiting;
-use super::peers::{Departure, Peers, Taken, Transport, FRAMES, LEAST, STARVED};
+use super::peers::{Departure, Peers, Taken, Transport, STARVED};
 use super::poller::{Poller, Ready};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
@@ -243,11 +243,7 @@ impl<T: Send> Sockets<T> {
                 let piece = unsafe { self.buffers.filled(count) };
                 let frames = self.peers.take_in(place, &piece);
                 if let Some(peer) = self.peers.get(place) {
-                    if frames > FRAMES {
-                        peer.room = (count * FRAMES / frames).clamp(LEAST, most.max(LEAST));
-                    } else if count == most && 4 * frames <= FRAMES {
-                        peer.room = (4 * peer.room).min(self.read_bytes.max(LEAST));
-                    }
+                    peer.next(count, frames, most, self.read_bytes);
                 }
             }
             Ok(None) => {}
