@@ -236,7 +236,7 @@ impl<T: Send> Sockets<T> {
             return Ok(true);
         };
         let room = self.buffers.room();
-        let most = room.len().min(self.read_bytes).min(peer.room);
+        let most = room.len().min(self.read_bytes).min(peer.room());
         match receive(&peer.fd, &mut room[..most]) {
             Ok(Some(count)) if count > 0 => {
                 // SAFETY: `receive` wrote so many bytes there.

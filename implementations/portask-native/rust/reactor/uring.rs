@@ -291,7 +291,7 @@ impl<T: Send> Uring<T> {
         let entry = if peer.notes & BULK != 0 {
             opcode::RecvMulti::new(fd, GROUP).build()
         } else {
-            opcode::Recv::new(fd, std::ptr::null_mut(), peer.room.min(BUFFER) as u32)
+            opcode::Recv::new(fd, std::ptr::null_mut(), peer.room().min(BUFFER) as u32)
                 .buf_group(GROUP)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
@@ -582,7 +582,7 @@ impl<T: Send> Uring<T> {
         let Some(peer) = self.peers.get(place) else {
             return;
         };
-        let most = peer.room.min(BUFFER);
+        let most = peer.room().min(BUFFER);
         peer.next(count, frames, most, BUFFER);
         if frames > FRAMES {
             let goes_on = peer.notes & BULK != 0 && peer.notes & ARMED != 0;
