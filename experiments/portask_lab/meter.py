@@ -2,7 +2,7 @@
 
 Budgets bind. A run has a deadline, the sum of what its parts are given, and a suite that begins is given its share of
 what is left until then: on a slow machine all that follow shrink alike, and on a quick one the time that earlier suites
-did not need goes to later ones.
+did not need goes to later ones, and at the end to those that lack a block.
 """
 
 from __future__ import annotations
@@ -70,6 +70,12 @@ class Meter:
         budget, whole = self._budgets[0], sum(self._budgets)
         self._budgets.pop(0)
         self._stage = budget * min(MOST, left / whole) if whole else 0.0
+        self.within(suite.name, 0.0)
+        return self._stage
+
+    def again(self, suite: Suite) -> float:
+        """All have had their turn, and a suite takes what is left; returns the seconds."""
+        self._stage = max(0.0, self._deadline - self._clock())
         self.within(suite.name, 0.0)
         return self._stage
 

@@ -3,22 +3,23 @@
 What a suite runs is declared beside the work itself, in the `PLANS` of each module of
 `portask_lab.workloads`; here are the names, the questions, the budgets, and how plans become jobs.
 
-Budgets, seconds of wall time on two cores. Profile ``quick`` ends within 4 minutes, everything included:
+Budgets, seconds of wall time on two cores. Profile ``full`` takes almost five hours: a night's work; ``quick`` ends
+within 4 minutes, everything included:
 
 ============================================  =======  ==================================================
 conformance                                      20    every variant, in processes of their own
-serialization, memory                            32
-latency, connections, cpu, throughput, scaling   99    servers, load generators, peers
-storage, compression                             45    storage with brokers and peers
-rings, workers, pools, allocation                29
+serialization, memory                            30
+latency, connections, cpu, throughput, scaling  101    servers, load generators, peers
+storage, compression                             38    storage with brokers and peers
+rings, workers, pools, allocation                34
 statistics, report and figures                   10
 ============================================  =======  ==================================================
 
 They bind (`portask_lab.meter`): whatever a suite has, it begins no block that would overrun its time, and one that
 has fewer than `Suite.blocks` by then says that it is incomplete. It ends earlier when every ratio's interval is
-narrower than `Profile.width`. On a quiet machine with two cores the least number of blocks takes about three quarters
-of it; another variant costs its family's suites a second or two a block. The suites that criteria are judged on come
-first: on a machine so slow that the time is up before all of them began, it is the others that are not reached.
+narrower than `Profile.width`. What suites leave of their time goes, at the end, to those that lack a block. Another
+variant costs its family's suites a second or two a block. The suites that criteria are judged on come first: on a
+machine so slow that the time is up before all of them began, it is the others that are not reached.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 QUICK = Profile("quick", blocks=4, most=12, width=0.04, seconds=0.024, samples=4, messages=2_000)
-FULL = Profile("full", blocks=10, most=40, width=0.02, seconds=0.5, samples=15, messages=10_000)
+FULL = Profile("full", blocks=8, most=40, width=0.02, seconds=0.25, samples=15, messages=10_000)
 PROFILES = {profile.name: profile for profile in (QUICK, FULL)}
 
 SUITES = {
@@ -107,14 +108,14 @@ SUITES = {
             "Serialization",
             "How fast do messages become bytes, and bytes messages?",
             19,
-            900,
+            600,
         ),
         Suite(
             "memory",
             "Memory of queued messages",
             "How much memory do 100,000 waiting messages take?",
-            13,
-            240,
+            11,
+            150,
             (2, 5),
             timed=False,
         ),
@@ -122,54 +123,61 @@ SUITES = {
             "latency",
             "End-to-end latency",
             "How long does a message take, under which load?",
-            28,
-            1800,
-            (2, 5),
+            30,
+            2100,
+            (2, 3),
         ),
         Suite(
             "connections",
             "Connections",
             "How many clients can be connected, all alive?",
             11,
-            2400,
-            (1, 3),
+            1800,
+            (1, 1),
             timed=False,
         ),
-        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 27, 4800, (2, 4)),
+        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 24, 3600, (2, 3)),
         Suite(
             "throughput",
             "Network throughput",
             "How many messages a second go from client to client?",
-            24,
-            1200,
-            (2, 5),
+            26,
+            1800,
+            (2, 3),
         ),
         Suite(
             "scaling",
             "Scaling and fairness",
             "What becomes of throughput and latency when one thing grows, and of quiet clients beside a loud one?",
-            9,
-            4800,
-            (1, 3),
+            10,
+            3300,
+            (1, 2),
         ),
         Suite(
             "storage",
             "Storage",
             "How fast are batches stored, acknowledged and read, and a log found again?",
             26,
-            1000,
-            (2, 5),
+            2100,
+            (2, 3),
         ),
-        Suite("compression", "Compression", "What does a smaller batch cost?", 19, 900),
-        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 13, 600, (3, 10)),
-        Suite("workers", "Workers", "What does it cost to leave the loop, and what does it bring?", 5, 240),
-        Suite("pools", "Buffer pools", "What does a buffer cost?", 4, 120),
+        Suite("compression", "Compression", "What does a smaller batch cost?", 12, 720, (3, 8)),
+        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 16, 450, (3, 8)),
+        Suite(
+            "workers",
+            "Workers",
+            "What does it cost to leave the loop, and what does it bring?",
+            8,
+            180,
+            (3, 8),
+        ),
+        Suite("pools", "Buffer pools", "What does a buffer cost?", 3, 60),
         Suite(
             "allocation",
             "Allocation",
             "How much memory does a message touch on its way?",
             7,
-            120,
+            100,
             (2, 5),
             timed=False,
         ),
