@@ -129,27 +129,27 @@ def test_what_suites_leave_of_their_time_goes_to_those_that_lack_a_block(
 ) -> None:
     def little(meter: Meter, suite: suites.Suite) -> float:
         given.append(suite.name)
-        return 1e-6 if suite.name == "rings" else 10.0
+        return 1e-6 if suite.name == "serialization" else 10.0
 
     given: list[str] = []
     monkeypatch.setattr(Meter, "suite", little)
     never = Rule(steal=math.inf, foreign=math.inf)
     monkeypatch.setattr(blocks, "Rule", lambda: never)
-    path = run.run(suites=["rings", "pools"], variants=["slab", "simplequeue"], seed=1, out_dir=tmp_path)
+    path = run.run(suites=["serialization", "pools"], variants=["slab", "struct"], seed=1, out_dir=tmp_path)
     found = results.load(path)
-    assert given == ["rings", "pools"]
+    assert given == ["serialization", "pools"]
     assert [(block.suite, block.index) for block in found.blocks] == [
-        *(("rings", index) for index in (0, 1)),
+        *(("serialization", index) for index in (0, 1)),
         *(("pools", index) for index in (0, 1)),
     ]
     starts = {(block.suite, block.index): block.started for block in found.blocks}
-    assert starts["rings", 0] < starts["pools", 1] < starts["rings", 1]
+    assert starts["serialization", 0] < starts["pools", 1] < starts["serialization", 1]
     assert found.complete
     assert not [note for note in found.notes if "incomplete" in note]
     assert len({case.id for case in found.cases}) == len(found.cases)
     lines = [(line.case, line.arm, line.block) for line in results.read_raw(path)]
     assert len(set(lines)) == len(lines)
-    assert {block for case, _, block in lines if case.startswith("rings")} == {0, 1}
+    assert {block for case, _, block in lines if case.startswith("serialization")} == {0, 1}
 
 
 def test_a_link_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
