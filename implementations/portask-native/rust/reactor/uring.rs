@@ -1,8 +1,9 @@
 //! Bytes by io_uring: one system call an exchange, however many sockets it sends to.
 //!
-//! Accepting and receiving are asked for once and go on by themselves (multishot), into buffers that the kernel takes
-//! from a ring (`provided`). An exchange puts its sends into the submission queue and enters the kernel once, to submit
-//! them and to wait for something else.
+//! Accepting is asked for once and goes on by itself (multishot). Receiving goes into buffers that the kernel takes from a
+//! ring (`provided`), so that who is silent has none; it is asked for once an exchange, for a turn's worth (`Peer::next`), and
+//! goes on by itself only for a peer whose frames are so large that nobody else has to wait for what they cost. An exchange
+//! puts its sends into the submission queue and enters the kernel once, to submit them and to wait for something else.
 //!
 //! **What must hold.**
 //!
@@ -17,7 +18,7 @@
 //! Deferred task work (Linux 6.1) has completions made only when we enter: nothing interrupts the turn.
 
 use super::idle::Waiting;
-use super::peers::{Departure, Peers, Transport, IOV, STARVED};
+use super::peers::{Departure, Peers, Transport, FRAMES, IOV, STARVED};
 use super::provided::{Provided, GROUP};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode, squeue, IoUring};
@@ -49,6 +50,8 @@ const BELL: u64 = 7;
 const ARMED: u32 = 1;
 const PAUSED: u32 = 2;
 const ROOM_ASKED: u32 = 4;
+/// It sends so much in so few frames that its receiving may go on by itself.
+const BULK: u32 = 8;
 
 fn name(what: u64, serial: u32, place: u32) -> u64 {
     what << 56 | u64::from(serial & 0xFF_FFFF) << 32 | u64::from(place)
@@ -254,9 +257,10 @@ impl<T: Send> Uring<T> {
             self.waking = true;
         }
         if let (Some(bell), false) = (&self.bell, self.belling) {
-            let entry = opcode::PollAdd::new(Fd(bell.as_raw_fd()), libc::POLLIN as u32).multi(true);
+            // once each time, so that it is complete at once as long as the bell is readable
+            let entry = opcode::PollAdd::new(Fd(bell.as_raw_fd()), libc::POLLIN as u32).build();
             // SAFETY: it points to nothing.
-            unsafe { self.push(&entry.build().user_data(name(BELL, 0, 0))) }?;
+            unsafe { self.push(&entry.user_data(name(BELL, 0, 0))) }?;
             self.belling = true;
         }
         if self.accept_at.is_some_and(|at| Instant::now() >= at) {
@@ -283,7 +287,15 @@ impl<T: Send> Uring<T> {
             return Ok(());
         }
         peer.notes |= ARMED;
-        let entry = opcode::RecvMulti::new(Fd(peer.fd.as_raw_fd()), GROUP).build();
+        let fd = Fd(peer.fd.as_raw_fd());
+        let entry = if peer.notes & BULK != 0 {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        } else {
+            opcode::Recv::new(fd, std::ptr::null_mut(), peer.room().min(BUFFER) as u32)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
         // SAFETY: it points to nothing; the buffers of the group outlive the ring.
         unsafe { self.push(&entry.user_data(name(RECEIVE, serial, place))) }
     }
@@ -430,9 +442,8 @@ impl<T: Send> Uring<T> {
                     match what {
                         ACCEPT => self.accepted(completion),
                         WAKE => self.woken(completion),
-                        // the turn that follows reads it
                         BELL => {
-                            self.belling &= cqueue::more(completion.2);
+                            self.belling = false; // the turn that follows reads it
                             Ok(())
                         }
                         ROOM => self.has_room(place, serial),
@@ -550,7 +561,8 @@ impl<T: Send> Uring<T> {
         }
         match (result, piece) {
             (1.., Some(piece)) => {
-                self.peers.take_in(place, &piece);
+                let frames = self.peers.take_in(place, &piece);
+                self.adapt(place, piece.len(), frames);
                 self.rearm_if_ended(place, serial, flags);
             }
             (0, _) => self.ended.push((place, serial)),
@@ -563,6 +575,25 @@ impl<T: Send> Uring<T> {
             },
         }
         Ok(())
+    }
+
+    /// Decides how much of a peer is received at once, by what came.
+    fn adapt(&mut self, place: u32, count: usize, frames: usize) {
+        let Some(peer) = self.peers.get(place) else {
+            return;
+        };
+        let most = peer.room().min(BUFFER);
+        peer.next(count, frames, most, BUFFER);
+        if frames > FRAMES {
+            let goes_on = peer.notes & BULK != 0 && peer.notes & ARMED != 0;
+            peer.notes &= !BULK;
+            let serial = peer.serial;
+            if goes_on {
+                self.cancel(name(RECEIVE, serial, place));
+            }
+        } else if count == BUFFER && 4 * frames <= FRAMES {
+            peer.notes |= BULK;
+        }
     }
 
     fn rearm_if_ended(&mut self, place: u32, serial: u32, flags: u32) {
