@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from portask_lab.suites import CONFORMANCE_SECONDS, REPORT_SECONDS, Profile, Suite
+from portask_lab.suites import CONFORMANCE_SECONDS, REPORT_SECONDS, Suite
 
 MOST = 1.5
 """How many times its budget a suite may be given, when others left some of theirs."""
@@ -40,21 +40,19 @@ class Meter:
 
     Args:
         watch: Told.
-        chosen: The suites, in the order in which they will run.
-        profile: Whose budgets.
+        budgets: Seconds of the suites, in the order in which they will run.
         clock: Seconds; tests give another.
     """
 
     def __init__(
         self,
         watch: Watch,
-        chosen: Sequence[Suite],
-        profile: Profile,
+        budgets: Sequence[float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._watch = watch
         self._clock = clock
-        self._budgets = [suite.budget(profile) for suite in chosen]
+        self._budgets = list(budgets)
         self._total = CONFORMANCE_SECONDS + sum(self._budgets) + REPORT_SECONDS
         self._deadline = clock() + self._total - REPORT_SECONDS
         self._stage = CONFORMANCE_SECONDS

@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
 
 def run(
     *,
-    profile: str = "quick",
+    profile: str | None = None,
     suites: Sequence[str] | None = None,
     corpus: Sequence[str | Path] | str | Path | None = None,
     variants: Sequence[str] | None = None,
@@ -58,7 +58,7 @@ def run(
     """Runs the lab and writes ``out_dir/<run id>/``; returns that directory.
 
     Args:
-        profile: ``quick`` or ``full``.
+        profile: ``quick`` or ``full``; quick by default, unless `portask_lab.suites.usual` says otherwise.
         suites: Names of the suites to run; all by default.
         corpus: What takes the place of the real corpora: names or paths.
         variants: Labels (``codec/struct``) or names to measure; all by default. References always take part.
@@ -76,7 +76,7 @@ def run(
     plan = Plan(profile, suites, corpus, variants=variants, criteria=criteria, seed=seed)
     directory = _directory(Path(out_dir), plan.profile.name)
     watch = progress or (lambda _: None)
-    meter = Meter(watch, plan.suites, plan.profile)
+    meter = Meter(watch, plan.budgets)
     record = Run(
         id=directory.name,
         started=datetime.now(UTC).isoformat(timespec="seconds"),

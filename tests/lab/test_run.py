@@ -15,6 +15,7 @@ from portask_lab import blocks, report, results, run, suites
 from portask_lab.corpora import CorpusError
 from portask_lab.meter import Meter
 from portask_lab.noise import Rule
+from portask_lab.plan import Plan
 from portask_lab.run import Interrupted, Progress
 
 TINY = msgspec.structs.replace(suites.QUICK, blocks=2, most=2, seconds=0.002, samples=4, messages=200)
@@ -96,6 +97,24 @@ def test_what_is_wrong_is_said_before_anything_is_made(
     with pytest.raises(error, match=words):
         run.run(out_dir=tmp_path / "reports", **asked)  # type: ignore[arg-type]
     assert not (tmp_path / "reports").exists()
+
+
+def test_fewer_variants_take_their_share_of_the_time() -> None:
+    everybody, one = (
+        Plan("full", ["latency", "rings"], None, variants=variants, criteria=None, seed=1)
+        for variants in (None, ["server/epoll", "ring/deque"])
+    )
+    assert everybody.budgets == [suites.SUITES[name].full for name in ("latency", "rings")]
+    assert all(0 < few < 0.7 * many for few, many in zip(one.budgets, everybody.budgets, strict=True))
+
+
+def test_what_quick_cannot_decide_is_full_unless_somebody_says_otherwise() -> None:
+    def profile(names: list[str] | None, said: str | None = None) -> str:
+        return Plan(said, names, None, variants=None, criteria=None, seed=1).profile.name
+
+    assert profile(None) == profile(["rings"]) == profile(["rings", "connections"]) == "quick"
+    assert profile(["connections"]) == "full"
+    assert profile(["connections"], "quick") == "quick"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
