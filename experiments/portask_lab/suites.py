@@ -8,10 +8,10 @@ within 4 minutes, everything included:
 
 ============================================  =======  ==================================================
 conformance                                      20    every variant, in processes of their own
-serialization, memory                            30
-latency, connections, cpu, throughput, scaling  101    servers, load generators, peers
-storage, compression                             38    storage with brokers and peers
-rings, workers, pools, allocation                34
+serialization, memory                            29
+latency, connections, cpu, throughput, scaling  103    servers, load generators, peers
+storage, compression                             40    storage with brokers and peers
+rings, workers, pools, allocation                33
 statistics, report and figures                   10
 ============================================  =======  ==================================================
 
@@ -110,7 +110,7 @@ SUITES = {
             "serialization",
             "Serialization",
             "How fast do messages become bytes, and bytes messages?",
-            19,
+            18,
             460,
         ),
         Suite(
@@ -126,7 +126,7 @@ SUITES = {
             "latency",
             "End-to-end latency",
             "How long does a message take, under which load?",
-            30,
+            34,
             1300,
             (2, 3),
         ),
@@ -134,7 +134,7 @@ SUITES = {
             "connections",
             "Connections",
             "How many clients can be connected, all alive?",
-            11,
+            10,
             1300,
             (1, 1),
             timed=False,
@@ -145,7 +145,7 @@ SUITES = {
             "throughput",
             "Network throughput",
             "How many messages a second go from client to client?",
-            26,
+            28,
             1300,
             (2, 3),
         ),
@@ -153,7 +153,7 @@ SUITES = {
             "scaling",
             "Scaling and fairness",
             "What becomes of throughput and latency when one thing grows, and of quiet clients beside a loud one?",
-            10,
+            7,
             2500,
             (1, 2),
         ),
@@ -161,12 +161,12 @@ SUITES = {
             "storage",
             "Storage",
             "How fast are batches stored, acknowledged and read, and a log found again?",
-            26,
+            28,
             2100,
             (2, 3),
         ),
         Suite("compression", "Compression", "What does a smaller batch cost?", 12, 500, (3, 6)),
-        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 16, 360, (3, 6)),
+        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 15, 360, (3, 6)),
         Suite(
             "workers",
             "Workers",

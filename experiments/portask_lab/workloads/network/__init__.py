@@ -140,7 +140,7 @@ PLANS: tuple[Plan, ...] = (
         "network.latency",
         quick=(_latency(1_000),),
         full=(_latency(1_000), _latency(1_000, "poisson")),
-        seconds=(0.5, 6.0),
+        seconds=(0.45, 6.0),
     ),
     Plan(
         "latency",
@@ -158,7 +158,7 @@ PLANS: tuple[Plan, ...] = (
         "network.client_latency",
         quick=(_latency(1_000),),
         full=(_latency(1_000), _latency(10_000)),
-        seconds=(0.4, 5.0),
+        seconds=(0.3, 5.0),
         controlled=False,
     ),
     Plan(
@@ -190,13 +190,13 @@ PLANS: tuple[Plan, ...] = (
         seconds=(0.35, 3.0),
         controlled=False,
     ),
-    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.2, 30.0)),
+    Plan("cpu", "network.cpu", quick=(_FIFTY,), seconds=(1.0, 30.0)),
     Plan("cpu", "network.cpu", quick=(), full=_LINGERS, seconds=(1.5, 30.0), controlled=False),
     Plan("cpu", "network.client_cpu", quick=(), full=(_FIFTY,), seconds=(1.0, 30.0), controlled=False),
     Plan(
         "connections",
         "network.connections",
-        quick=({"connections": 2_000, "hold": 1, "processes": 1},),
+        quick=({"connections": 1_000, "hold": 1, "processes": 1},),
         full=({"connections": 0, "hold": 10, "processes": 3},),
         seconds=(3.0, 45.0),
         controlled=False,
