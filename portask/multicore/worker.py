@@ -23,7 +23,7 @@ from portask.multicore import talk
 from portask.multicore.broker import WorkerBroker
 from portask.multicore.links import Link
 from portask.multicore.shared import Board, EventBell
-from portask.server.build import build_as
+from portask.server.build import build_as, settle
 from portask.server.driver import clock
 from portask.server.reload import take_over
 from portask.server.tls import Tls, tls
@@ -74,6 +74,7 @@ class Worker:
         engine.wake = self._bell.ring
         threading.Thread(target=self._listen, name="portask-supervisor", daemon=True).start()
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._stop())
+        settle()
         try:
             self._pump(lambda: engine.joined or self._over)
             self.server.run(engine, place.host, self._boot.port, self._ready)

@@ -229,6 +229,26 @@ async def test_ending_it_finishes_what_is_under_way(serving: Start) -> None:
     assert (result.code, result.err) == (0, "")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_is_built_is_no_affair_of_the_garbage_collector(
+    serving: Start, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, gc, os\n"
+        "def tell():\n"
+        f"    with open({str(tmp_path / 'frozen')!r}, 'a') as file:\n"
+        "        print(gc.get_freeze_count(), file=file)\n"
+        "atexit.register(tell)\n"
+    )
+    broker = serving(
+        "--workers", workers, "--server", "epoll", "--storage", "memory", PYTHONPATH=str(tmp_path)
+    )
+    assert broker.end().code == 0
+    counts = sorted(int(line) for line in (tmp_path / "frozen").read_text().split())
+    serve = [count for count in counts if count > 10_000]
+    assert len(serve) == int(workers), f"each process that has clients freezes what it was built of: {counts}"
+
+
 def test_workers_end_with_their_supervisor(serving: Start) -> None:
     broker = serving("--workers", "2", "--server", "epoll", "--storage", "memory")
     pids = [pid for pid in workers_of(broker) if is_worker(pid)]
