@@ -144,7 +144,9 @@ class Worker:
             take_over(self.engine, self._encryption, new.settings)
             logs.set_level(new.settings.logging.level)
         except PortaskError as error:
-            log.error("settings not taken over", problems=str(error).splitlines())  # noqa: TRY400 - no traceback
+            self._say(talk.Reloaded(new.number, str(error).splitlines()))
+        else:
+            self._say(talk.Reloaded(new.number, []))
 
 
 def main() -> None:
