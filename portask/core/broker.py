@@ -257,7 +257,7 @@ class Broker:
             session.last_seen = now
             inbox = session.inbox
             if inbox:
-                session.inbox = []
+                session.inbox = None
                 self.handle(self, session, inbox)
         gathering = self._gathering
         if gathering is not None:
@@ -532,7 +532,7 @@ class Broker:
         session.subscriptions.clear()
         session.channels.clear()  # they refer to it: a session should not need the garbage collector
         session.cursors.clear()
-        session.inbox.clear()
+        session.inbox = None
         self.shortage.forget(session)
 
     def _sweep(self, now: int) -> None:

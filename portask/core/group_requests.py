@@ -178,7 +178,7 @@ def _take_seat(broker: Broker, subscription: Subscription, share: Share) -> None
     if member is None or any(seat.share is share for seat in member.seats):
         return
     seat = broker.groups.seat(member, share, session.new_delivery())
-    session.cursors[seat.delivery] = seat
+    session.follow(seat.delivery, seat)
     key = share.partition.key
     encoded = control.encode(control.Assigned(key.topic, key.partition, seat.delivery, share.next))
     session.answered += HEADER_SIZE + len(encoded)
@@ -325,7 +325,7 @@ def _info(group: Group, partitions: list[control.GroupPartitionInfo]) -> control
     members = [
         control.MemberInfo(
             member.subscription.session.peer,
-            hello.client if (hello := member.subscription.session.connection.hello) else "",
+            member.subscription.session.connection.client,
             member.in_flight,
         )
         for member in group.members

@@ -124,7 +124,8 @@ def _open(broker: Broker, session: Session, frame: Frame) -> None:
         if topic is None or partition is None or error is not None:
             session.refuse(error or BrokerError("there is no such topic"), frame.correlation, channel)
         else:
-            session.channels.setdefault(channel, Channel(session, channel, partition))
+            if channel not in session.channels:
+                session.open(Channel(session, channel, partition))
             reply = control.Open(body.topic, body.partition, len(topic.partitions))
             session.connection.send_control(Opcode.OPEN, reply, frame.correlation, channel, REPLY)
         broker.mark(session)
@@ -288,7 +289,7 @@ def _chosen(broker: Broker, subscription: Subscription, topic: Topic) -> Sequenc
 def _add_cursor(broker: Broker, subscription: Subscription, partition: Partition, offset: int) -> None:
     session = subscription.session
     cursor = Cursor(subscription, partition, session.new_delivery(), offset)
-    session.cursors[cursor.delivery] = cursor
+    session.follow(cursor.delivery, cursor)
     subscription.cursors.append(cursor)
     partition.cursors[cursor] = None
     body = control.Assigned(partition.key.topic, partition.key.partition, cursor.delivery, offset)

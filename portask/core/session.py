@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from portask.core.accounts import STRANGER, Standing
+from portask.core.nothing import NOTHING
 from portask.core.partitions import Cursor, Partition, Subscription
 from portask.core.rates import Meter
 from portask.errors import OffsetOutOfRange, PortaskError
@@ -57,7 +57,15 @@ class Channel:
 class Session:
     """Implements `portask.contracts.FramedEndpoint`.
 
+    There may be very many that do nothing, so what one has open lies in containers that are made when it is opened.
+
     Attributes:
+        inbox: Frames that wait to be handled; ``None`` for none.
+        channels: By number; `open` adds.
+        acking: Channels that have publishes to ack.
+        subscriptions: By channel; `add` adds.
+        cursors: By channel of delivery; `follow` adds.
+        deliveries: Channels of delivery that were given out.
         reading: Bytes that its FETCHes may still bring: reads that are under way.
         answered: Bytes of answers to requests that ask for much, in this turn.
         owed: Bytes that were queued while it was congested.
@@ -83,11 +91,11 @@ class Session:
         "congested",
         "connection",
         "cursors",
+        "deliveries",
         "inbox",
         "last_seen",
         "logged",
         "meter",
-        "next_delivery",
         "output",
         "owed",
         "paced",
@@ -98,7 +106,6 @@ class Session:
         "since",
         "standing",
         "subscriptions",
-        "take_output",
         "told",
         "unacked",
         "waits",
@@ -123,7 +130,6 @@ class Session:
         self.connection = Connection(Role.BROKER, offer)
         self.connection.gate = self._greet
         self.output = self.connection.output
-        self.take_output: Callable[[], list[Buffer]] = self.connection.take_output
         self.closing = False
         self.congested = False
         self.paused = False
@@ -131,46 +137,69 @@ class Session:
         self.told = False
         self.reading = self.answered = self.owed = 0
         self.last_seen = self.since = now
-        self.inbox: list[Frame] = []
-        self.channels: dict[int, Channel] = {}
-        self.acking: dict[Channel, None] = {}
+        self.inbox: list[Frame] | None = None
+        self.channels: dict[int, Channel] = NOTHING
+        self.acking: dict[Channel, None] = NOTHING
         self.unacked = 0
-        self.subscriptions: dict[int, Subscription] = {}
-        self.cursors: dict[int, Cursor | Seat] = {}
-        self.next_delivery = control.DELIVERY_CHANNELS + broker.place
+        self.subscriptions: dict[int, Subscription] = NOTHING
+        self.cursors: dict[int, Cursor | Seat] = NOTHING
+        self.deliveries = 0
 
     def receive(self, data: Buffer) -> int:
         """See `portask.contracts.Endpoint.receive`."""
         frames = self.connection.receive(data)
-        if frames:
-            self.inbox += frames
-        self._broker.arrived[self] = None
+        self.queue(frames)
         return len(frames)
 
     def receive_frames(self, frames: list[Frame], refused: Buffer = b"") -> None:
         """See `portask.contracts.FramedEndpoint.receive_frames`."""
-        frames = self.connection.admit(frames, refused)
-        if frames:
-            self.inbox += frames
+        self.queue(self.connection.admit(frames, refused))
+
+    def queue(self, frames: list[Frame]) -> None:
+        """Has the next turn handle frames. Keeps the list."""
+        inbox = self.inbox
+        if inbox:
+            inbox += frames
+        elif frames:
+            self.inbox = frames
         self._broker.arrived[self] = None
+
+    def take_output(self) -> list[Buffer]:
+        """See `portask.contracts.Endpoint.take_output`."""
+        return self.connection.take_output()
 
     @property
     def frame_limit(self) -> int:
         """See `portask.contracts.FramedEndpoint.frame_limit`."""
         return self.connection.limit
 
+    def open(self, channel: Channel) -> None:
+        """A new channel."""
+        if self.channels is NOTHING:
+            self.channels, self.acking = {}, {}
+        self.channels[channel.number] = channel
+
     def add(self, subscription: Subscription) -> None:
         """A new subscription; `Broker.forget` ends it."""
+        if self.subscriptions is NOTHING:
+            self.subscriptions = {}
         self.subscriptions[subscription.channel] = subscription
         account = self.standing.account
         if account is not None:
             account.subscriptions[subscription] = None
             self._broker.account_changed(account)
 
+    def follow(self, delivery: int, cursor: Cursor | Seat) -> None:
+        """A new cursor, whose channel of delivery is from `new_delivery`."""
+        if self.cursors is NOTHING:
+            self.cursors = {}
+        self.cursors[delivery] = cursor
+
     def new_delivery(self) -> int:
         """A channel for deliveries that no other of the broker's processes gives out."""
-        number = self.next_delivery
-        self.next_delivery += self._broker.places
+        broker = self._broker
+        number = control.DELIVERY_CHANNELS + broker.place + self.deliveries * broker.places
+        self.deliveries += 1
         return number
 
     def _greet(self, hello: control.Hello) -> str:

@@ -99,7 +99,7 @@ class Shortage:
         room = self._room()
         late = now - self._oldest() - SPARE
         for session, since in list(self.waiting.items()):
-            size = len(session.inbox[0].body)
+            size = len(session.inbox[0].body) if session.inbox else 0
             if size <= room:
                 self._granted = now
             if size <= room or max(self._since[session], self._granted) < late:

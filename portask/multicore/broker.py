@@ -311,8 +311,7 @@ class WorkerBroker(Broker):
                     proxy = link.proxies.get(message.session)
                     if proxy is not None:
                         _, opcode, flags, _, correlation, channel, body = message
-                        proxy.inbox.append(Frame(opcode, flags, correlation, channel, body))
-                        self.arrived[proxy] = None
+                        proxy.queue([Frame(opcode, flags, correlation, channel, body)])
                 elif kind == Kind.BACK:
                     client = self.homes.clients.get(message.session)
                     if client is not None:

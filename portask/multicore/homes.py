@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from portask.core.nothing import NOTHING
 from portask.core.session import Later
 from portask.multicore.gathering import GATHERED, error_in
 from portask.multicore.links import Aside, Kind, Link, Message
@@ -93,12 +94,12 @@ class Homes:
                 number = (number + 1) & 0xFFFFFFFF
             session.number = self._last_number = number
             self.clients[session.number] = session
+        if session.places is NOTHING:
+            session.places = {}
         session.places[link.place] = None
-        hello = session.connection.hello
-        name = hello.client if hello is not None else ""
-        self._broker.tell(
-            link, Kind.ATTACH, Attached(session.peer, name, session.connection.max_batch), session.number
-        )
+        connection = session.connection
+        attached = Attached(session.peer, connection.client, connection.max_batch)
+        self._broker.tell(link, Kind.ATTACH, attached, session.number)
         if session.congested:
             link.send(Kind.CONGESTED, session.number)
 
@@ -176,10 +177,10 @@ class Homes:
             self._broker.credits.returned(session, link.place, message)
         elif opcode == Aside.PAUSE:
             if not message.flags:
-                session.paused_by.add(link.place)
+                session.paused_by |= {link.place}
                 session.waits += 1
             elif link.place in session.paused_by:
-                session.paused_by.discard(link.place)
+                session.paused_by -= {link.place}
                 self.resume(session)
         elif opcode == Opcode.ERROR and not correlation:
             session.connection.fail(error_in(message.body))

@@ -13,6 +13,7 @@ import msgspec
 
 from portask.core import group_requests, inboxes, requests
 from portask.core.accounts import visible
+from portask.core.nothing import NOTHING
 from portask.core.partitions import Topic
 from portask.core.publishing import publish
 from portask.core.session import Later
@@ -75,7 +76,7 @@ def _open(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
         return
     broker.homes.forward(place, session, frame)
     if known is None:
-        session.channels[channel] = RemoteChannel(session, channel, partition, place, frame.correlation)
+        session.open(RemoteChannel(session, channel, partition, place, frame.correlation))
 
 
 def _new_topic(broker: WorkerBroker, session: HomeSession, frame: Frame, body: control.Open) -> Topic | None:
@@ -97,7 +98,8 @@ def _new_topic(broker: WorkerBroker, session: HomeSession, frame: Frame, body: c
         if session not in broker.sessions:
             return
         if topic is None:
-            del session.inbox[0]
+            if session.inbox:
+                del session.inbox[0]
             session.refuse(error or RemoteProtocolError("there is no such topic"), correlation, channel)
         broker.homes.resume(session)
 
@@ -129,7 +131,10 @@ def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None
             lambda place, amounts: broker.grant(place, session, number, amounts),
             lambda place: broker.recall(place, session, number),
         )
-    route = session.routes[number] = Route(others, places[0], purse)
+    route = Route(others, places[0], purse)
+    if session.routes is NOTHING:
+        session.routes = {}
+    session.routes[number] = route
     answer = requests.answer_subscribe(broker, session, frame)
 
     # who sends to an inbox is refused where nobody takes anything: it has its credit from the beginning

@@ -8,16 +8,16 @@ may do everything, because its home has asked. Its output goes home as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from portask.core.accounts import VISITOR
+from portask.core.nothing import NOTHING
 from portask.core.partitions import Partition
 from portask.core.session import Channel, Session
 from portask.multicore.purses import Purse
 from portask.wire import control
-from portask.wire.frames import VERSION
 
 if TYPE_CHECKING:
     from portask.multicore.broker import WorkerBroker
@@ -84,7 +84,7 @@ class HomeSession(Session):
         paused_by: Places that have too much of it under way.
     """
 
-    __slots__ = ("_congested", "_notice", "answer", "number", "paused_by", "places", "routes")
+    __slots__ = ("_congested", "answer", "number", "paused_by", "places", "routes")
 
     def __init__(
         self,
@@ -95,14 +95,12 @@ class HomeSession(Session):
         certificate: tuple[str, ...],
     ) -> None:
         self._congested = False
-        self._notice: Callable[[HomeSession], None] = lambda _: None
         super().__init__(broker, peer, offer, now, certificate)
-        self._notice = broker.homes.congestion_changed
         self.number = 0
-        self.places: dict[int, None] = {}
-        self.routes: dict[int, Route] = {}
+        self.places: dict[int, None] = NOTHING
+        self.routes: dict[int, Route] = NOTHING
         self.answer: Callable[[int, Message], None] | None = None
-        self.paused_by: set[int] = set()
+        self.paused_by: frozenset[int] = frozenset()
 
     @property
     def congested(self) -> bool:
@@ -113,7 +111,7 @@ class HomeSession(Session):
     def congested(self, value: bool) -> None:
         if value is not self._congested:
             self._congested = value
-            self._notice(self)
+            cast("WorkerBroker", self._broker).homes.congestion_changed(self)
 
 
 class Proxy(Session):
@@ -132,7 +130,7 @@ class Proxy(Session):
         self, broker: WorkerBroker, link: Link, number: int, attached: Attached, offer: control.Welcome
     ) -> None:
         super().__init__(broker, attached.peer, offer, broker.now)
-        self.connection.resume(control.Hello([VERSION], attached.max_frame, attached.client))
+        self.connection.resume(attached.client, attached.max_frame)
         self.standing = VISITOR
         self.link = link
         self.number = number

@@ -133,8 +133,8 @@ class Connection:
     Attributes:
         role: Which end this is.
         state: Changes as `TRANSITIONS` say.
-        welcome: What was agreed, once it was.
-        hello: What the client said, on the broker's side.
+        welcome: What the broker said, on the client's side, once it did.
+        client: What the client calls itself, on the broker's side.
         fault: Why the connection is closed, if a fault closed it.
         gate: Asked on the broker's side before HELLO is answered: gives the name by which the client is known, or
             raises why it may not come in.
@@ -148,9 +148,9 @@ class Connection:
         "_parser",
         "_peer_limit",
         "_plain",
+        "client",
         "fault",
         "gate",
-        "hello",
         "limit",
         "output",
         "role",
@@ -165,7 +165,7 @@ class Connection:
         self.role = role
         self.state = State.HANDSHAKE
         self.limit = HELLO_LIMIT
-        self.hello: control.Hello | None = None
+        self.client = ""
         self.welcome: control.Welcome | None = None
         self.fault: PortaskError | None = None
         self.gate: Callable[[control.Hello], str] | None = None
@@ -176,12 +176,12 @@ class Connection:
         self._plain = _PLAIN[role, State.HANDSHAKE]
         self.output: list[Outgoing] = []
 
-    def resume(self, hello: control.Hello) -> None:
+    def resume(self, client: str, max_frame: int) -> None:
         """The handshake was elsewhere: this is past it."""
         self.gate = None
-        self.hello = hello
+        self.client = client
         self._enter(State.OPEN)
-        self._peer_limit = hello.max_frame
+        self._peer_limit = max_frame
 
     def drain(self) -> None:
         """The peer said DRAIN, elsewhere."""
@@ -284,13 +284,13 @@ class Connection:
             raise RemoteProtocolError(
                 f"max_frame {hello.max_frame} is too small: {HELLO_LIMIT} bytes at least"
             )
-        self.hello = hello
+        self.client = hello.client
         gate, self.gate = self.gate, None
         identity = gate(hello) if gate is not None else ""
         self._peer_limit = hello.max_frame
         granted = [feature for feature in hello.features if feature in self._offer.features]
-        self.welcome = msgspec.structs.replace(self._offer, features=granted, identity=identity)
-        self.send(Opcode.WELCOME, control.encode(self.welcome))
+        welcome = msgspec.structs.replace(self._offer, features=granted, identity=identity)
+        self.send(Opcode.WELCOME, control.encode(welcome))
 
     def _welcomed(self, welcome: control.Welcome) -> None:
         if welcome.version != VERSION:

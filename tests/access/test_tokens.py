@@ -173,7 +173,7 @@ async def test_nothing_that_a_connection_holds_shows_it(broker: RunningBroker, p
     async with connect(broker.url, token=token):
         (session,) = broker.engine.sessions
         with not_said(token) as said:
-            said += [repr(session.connection.hello), repr(session.standing.credentials)]
+            said += [repr(session.standing.credentials)]
 
 
 # ── losing and coming back ────────────────────────────────────────────────────────────────────────────────────────────

@@ -192,6 +192,18 @@ def test_an_unknown_way_to_wait_is_said_before_anything_runs(entry: Entry) -> No
 
 
 @pytest.mark.slow
+def test_an_idle_connection_costs_less_than_a_kilobyte(start: Callable[..., Child]) -> None:
+    child = start()
+    held = [connected(child) for _ in range(500)]
+    little = child.private()
+    held += [connected(child) for _ in range(5000)]
+    assert all(answers(sock) for sock in held)
+    assert (child.private() - little) / 5000 < 1024
+    for sock in held:
+        sock.close()
+
+
+@pytest.mark.slow
 def test_thousands_come_and_go_and_leave_nothing(start: Callable[..., Child]) -> None:
     child = start()
     before: list[int] = []

@@ -147,7 +147,7 @@ def gives_each_connection_a_turn_s_worth(entry: Entry) -> None:
 
         def counted(now: int) -> Sequence[Session]:
             nonlocal most
-            most = max([most, *(len(session.inbox) for session in broker.broker.sessions)])
+            most = max([most, *(len(session.inbox or ()) for session in broker.broker.sessions)])
             return turn(now)
 
         broker.broker.turn = counted  # type: ignore[method-assign]

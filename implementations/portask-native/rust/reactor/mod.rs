@@ -35,6 +35,9 @@ pub mod sockets;
 pub mod unsent;
 pub mod uring;
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 #[cfg(feature = "python")]
 mod body;
 #[cfg(feature = "python")]

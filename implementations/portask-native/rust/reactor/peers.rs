@@ -121,17 +121,19 @@ impl<T> Pass<T> {
     }
 }
 
-/// One connection.
+/// One connection. There may be very many that do nothing: with what Python keeps of it, it fits into 64 bytes.
 pub struct Peer<T> {
     pub(super) fd: OwnedFd,
     pub(super) stream: Stream,
     unsent: Option<Box<Unsent>>,
     congested: bool,
     closing: bool,
+    /// For the caller, who pauses it.
+    pub paused: bool,
     /// What the transport notes of it.
     pub(super) notes: u32,
     /// Bytes to read at once.
-    pub(super) room: usize,
+    room: u32,
     /// Tells it from others that had its place.
     pub(super) serial: u32,
     /// What the caller keeps of it.
@@ -142,6 +144,20 @@ impl<T> Peer<T> {
     /// Largest body accepted, bytes; to be set once the handshake is over.
     pub fn limit(&mut self) -> &mut u32 {
         &mut self.stream.limit
+    }
+
+    /// `count` bytes of `room` came, in so many frames: decides how much to read the next time, `most` at most.
+    pub(super) fn next(&mut self, count: usize, frames: usize, room: usize, most: usize) {
+        if frames > FRAMES {
+            self.room = (count * FRAMES / frames).clamp(LEAST, room.max(LEAST)) as u32;
+        } else if count == room && 4 * frames <= FRAMES {
+            self.room = (4 * self.room()).min(most.max(LEAST)) as u32;
+        }
+    }
+
+    /// Bytes to read at once.
+    pub(super) fn room(&self) -> usize {
+        self.room as usize
     }
 
     /// Whether the kernel did not take all.
@@ -255,8 +271,9 @@ impl<T> Peers<T> {
             unsent: None,
             congested: false,
             closing: false,
+            paused: false,
             notes: 0,
-            room: LEAST,
+            room: LEAST as u32,
             serial: self.serial,
             tag: None,
         });
@@ -327,5 +344,15 @@ impl<T> Peers<T> {
             }
             _ => self.pass.arrived.push(Arrived { peer, frames, refused }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_peer_is_small() {
+        assert_eq!(size_of::<Option<Peer<[std::ptr::NonNull<u8>; 2]>>>(), 64);
     }
 }

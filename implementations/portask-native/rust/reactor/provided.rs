@@ -44,11 +44,6 @@ impl Provided {
         Ok(made)
     }
 
-    /// Whether all are taken.
-    pub fn exhausted(&self) -> bool {
-        self.spent.len() == self.slots.len()
-    }
-
     /// Gives the kernel back what was taken.
     pub fn refill(&mut self) {
         if self.spent.is_empty() {

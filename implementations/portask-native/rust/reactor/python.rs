@@ -37,9 +37,6 @@ fn why_no_uring() -> Option<String> {
 struct Endpoint {
     object: Py<PyAny>,
     output: Py<PyList>,
-    paused: bool,
-    /// Closing, with something unsent: until then.
-    until: Option<Instant>,
 }
 
 /// Hashes the address of an object.
@@ -66,7 +63,8 @@ impl Hasher for Address {
 struct State {
     transport: Box<dyn Transport<Endpoint>>,
     places: HashMap<usize, u32, BuildHasherDefault<Address>>,
-    leaving: VecDeque<(Instant, u32)>,
+    /// Those that are to read the rest: until when, and who, by place and serial.
+    leaving: VecDeque<(Instant, u32, u32)>,
     engine: Py<PyAny>,
     /// The engine's methods that every turn calls.
     deadline: Py<PyAny>,
@@ -178,7 +176,7 @@ impl Reactor {
         })
     }
 
-    /// Ends every `wait` while the descriptor is readable, which the engine reads; the reactor closes it.
+    /// Ends every wait while the descriptor is readable, which the engine reads; the reactor closes it.
     fn listen_for(&self, bell: RawFd) -> PyResult<()> {
         // SAFETY: the caller duplicated it for us, so it is nobody else's to close.
         let bell = unsafe { OwnedFd::from_raw_fd(bell) };
@@ -258,7 +256,7 @@ impl State {
             self.clock();
             Duration::from_micros(due.saturating_sub(self.now).max(0) as u64)
         });
-        let until = self.leaving.front().map(|(until, _)| until.saturating_duration_since(Instant::now()));
+        let until = self.leaving.front().map(|(until, ..)| until.saturating_duration_since(Instant::now()));
         due.into_iter().chain(until).min()
     }
 
@@ -295,8 +293,6 @@ impl State {
                 peer.tag = Some(Endpoint {
                     output: output.cast_into::<PyList>()?.unbind(),
                     object: object.unbind(),
-                    paused: false,
-                    until: None,
                 });
             }
         }
@@ -312,18 +308,16 @@ impl State {
         let now = Instant::now();
         for place in lingering {
             let until = now + self.grace;
-            if let Some(tag) = self.transport.peers().get(place).and_then(|peer| peer.tag.as_mut()) {
-                tag.until = Some(until);
-                self.leaving.push_back((until, place));
+            if let Some(peer) = self.transport.peers().get(place) {
+                self.leaving.push_back((until, place, peer.serial));
             }
         }
-        while let Some((until, place)) = self.leaving.front().copied() {
+        while let Some((until, place, serial)) = self.leaving.front().copied() {
             if until > Instant::now() {
                 break;
             }
             self.leaving.pop_front();
-            let tag = self.transport.peers().get(place).and_then(|peer| peer.tag.as_ref());
-            if tag.is_some_and(|tag| tag.until == Some(until)) {
+            if self.transport.peers().get(place).is_some_and(|peer| peer.serial == serial) {
                 self.transport.close(place);
             }
         }
@@ -386,11 +380,11 @@ impl State {
                 continue;
             };
             let greeted = *peer.limit() != HELLO_LIMIT;
-            let Some(tag) = peer.tag.as_mut() else {
+            let paused = endpoint.getattr(intern!(py, "paused"))?.is_truthy()?;
+            let turned = std::mem::replace(&mut peer.paused, paused) != paused;
+            let Some(tag) = peer.tag.as_ref() else {
                 continue;
             };
-            let paused = endpoint.getattr(intern!(py, "paused"))?.is_truthy()?;
-            let turned = std::mem::replace(&mut tag.paused, paused) != paused;
             let frames = tag.output.bind(py);
             let queued = frames.len();
             if queued > 0 {

@@ -2,7 +2,7 @@
 
 use super::buffers::Buffers;
 use super::idle::Waiting;
-use super::peers::{Departure, Peers, Taken, Transport, FRAMES, LEAST, STARVED};
+use super::peers::{Departure, Peers, Taken, Transport, STARVED};
 use super::poller::{Poller, Ready};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
@@ -236,18 +236,14 @@ impl<T: Send> Sockets<T> {
             return Ok(true);
         };
         let room = self.buffers.room();
-        let most = room.len().min(self.read_bytes).min(peer.room);
+        let most = room.len().min(self.read_bytes).min(peer.room());
         match receive(&peer.fd, &mut room[..most]) {
             Ok(Some(count)) if count > 0 => {
                 // SAFETY: `receive` wrote so many bytes there.
                 let piece = unsafe { self.buffers.filled(count) };
                 let frames = self.peers.take_in(place, &piece);
                 if let Some(peer) = self.peers.get(place) {
-                    if frames > FRAMES {
-                        peer.room = (count * FRAMES / frames).clamp(LEAST, most.max(LEAST));
-                    } else if count == most && 4 * frames <= FRAMES {
-                        peer.room = (4 * peer.room).min(self.read_bytes.max(LEAST));
-                    }
+                    peer.next(count, frames, most, self.read_bytes);
                 }
             }
             Ok(None) => {}

@@ -1,14 +1,18 @@
 //! Bytes by io_uring: one system call an exchange, however many sockets it sends to.
 //!
-//! Accepting and receiving are asked for once and go on by themselves (multishot), into buffers that the kernel takes
-//! from a ring (`provided`). An exchange puts its sends into the submission queue and enters the kernel once, to submit
-//! them and to wait for something else.
+//! Accepting is asked for once and goes on by itself (multishot). Receiving goes into buffers that the kernel takes from a
+//! ring (`provided`), so that who is silent has none; it is asked for once an exchange, for a turn's worth (`Peer::next`), and
+//! goes on by itself only for a peer whose frames are so large that nobody else has to wait for what they cost. An exchange
+//! puts its sends into the submission queue and enters the kernel once, to submit them and to wait for something else.
 //!
 //! **What must hold.**
 //!
 //! - *Nothing that the kernel reads or writes is let go before it is done.* Sends do not wait (`MSG_DONTWAIT`): they are
-//!   complete, with whatever the kernel took, when the submission returns; `exchange` does not return before it has seen
-//!   every one's completion. Receive buffers outlive the ring: they are dropped after it, and everything is cancelled first.
+//!   complete, with whatever the kernel took, when the submission returns, and `exchange` does not return before all is
+//!   submitted. Receive buffers outlive the ring: they are dropped after it, and everything is cancelled first.
+//! - *What a send leaves is heard of at once.* Only then it has a completion: a send that did all is not worth one (it is
+//!   skipped, and `MSG_WAITALL` has the kernel call anything less a failure), unless its peer is to be hung up on. So the one
+//!   call may wait for whatever comes, and a socket that is full, or to be closed, does not wait with it.
 //! - *A completion may be about a peer that is gone*, and its place another's. So requests are named by place and serial.
 //! - *A request keeps its socket open.* Closing a descriptor hangs up only when what is asked of it was cancelled too.
 //! - *An end follows what came before it.* Both may be found at once; then the peer ends in the next exchange, when what
@@ -17,7 +21,7 @@
 //! Deferred task work (Linux 6.1) has completions made only when we enter: nothing interrupts the turn.
 
 use super::idle::Waiting;
-use super::peers::{Departure, Peers, Transport, IOV, STARVED};
+use super::peers::{Departure, Peers, Transport, FRAMES, IOV, STARVED};
 use super::provided::{Provided, GROUP};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode, squeue, IoUring};
@@ -49,6 +53,8 @@ const BELL: u64 = 7;
 const ARMED: u32 = 1;
 const PAUSED: u32 = 2;
 const ROOM_ASKED: u32 = 4;
+/// It sends so much in so few frames that its receiving may go on by itself.
+const BULK: u32 = 8;
 
 fn name(what: u64, serial: u32, place: u32) -> u64 {
     what << 56 | u64::from(serial & 0xFF_FFFF) << 32 | u64::from(place)
@@ -76,8 +82,8 @@ pub struct Uring<T: Send> {
     /// Peers that hung up after they sent something.
     ended: Vec<(u32, u32)>,
     done: Vec<Done>,
-    /// Sends under way.
-    sending: usize,
+    /// There may be sends that the kernel does not have yet.
+    queued: bool,
 }
 
 /// A ring such as `Uring` needs.
@@ -137,8 +143,7 @@ impl<T: Send> Transport<T> for Uring<T> {
         while rest.len() > SENDS {
             let (some, others) = rest.split_at(SENDS);
             start = self.submit_sends(some, parts, start, &mut messages)?;
-            self.enter(self.sending, Some(Duration::ZERO))?;
-            self.reap(departures, parts)?;
+            self.settle(departures, parts)?;
             rest = others;
         }
         self.submit_sends(rest, parts, start, &mut messages)?;
@@ -152,7 +157,7 @@ impl<T: Send> Transport<T> for Uring<T> {
         let came = waiting.wait(timeout, |timeout| self.ask(departures, parts, timeout));
         self.waiting = waiting;
         let settled = self.settle(departures, parts);
-        came.and_then(|came| settled.map(|()| came))
+        came.and_then(|came| settled.map(|more| came || more))
     }
 
     fn pause(&mut self, place: u32, paused: bool) {
@@ -229,7 +234,7 @@ impl<T: Send> Uring<T> {
             rearm: Vec::new(),
             ended: Vec::new(),
             done: Vec::new(),
-            sending: 0,
+            queued: false,
         })
     }
 
@@ -254,9 +259,10 @@ impl<T: Send> Uring<T> {
             self.waking = true;
         }
         if let (Some(bell), false) = (&self.bell, self.belling) {
-            let entry = opcode::PollAdd::new(Fd(bell.as_raw_fd()), libc::POLLIN as u32).multi(true);
+            // once each time, so that it is complete at once as long as the bell is readable
+            let entry = opcode::PollAdd::new(Fd(bell.as_raw_fd()), libc::POLLIN as u32).build();
             // SAFETY: it points to nothing.
-            unsafe { self.push(&entry.build().user_data(name(BELL, 0, 0))) }?;
+            unsafe { self.push(&entry.user_data(name(BELL, 0, 0))) }?;
             self.belling = true;
         }
         if self.accept_at.is_some_and(|at| Instant::now() >= at) {
@@ -283,7 +289,15 @@ impl<T: Send> Uring<T> {
             return Ok(());
         }
         peer.notes |= ARMED;
-        let entry = opcode::RecvMulti::new(Fd(peer.fd.as_raw_fd()), GROUP).build();
+        let fd = Fd(peer.fd.as_raw_fd());
+        let entry = if peer.notes & BULK != 0 {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        } else {
+            opcode::Recv::new(fd, std::ptr::null_mut(), peer.room().min(BUFFER) as u32)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
         // SAFETY: it points to nothing; the buffers of the group outlive the ring.
         unsafe { self.push(&entry.user_data(name(RECEIVE, serial, place))) }
     }
@@ -347,12 +361,13 @@ impl<T: Send> Uring<T> {
             assert!(messages.len() < messages.capacity(), "messages stay where they are");
             messages.push(message);
             let entry = opcode::SendMsg::new(fd, &messages[messages.len() - 1])
-                .flags((libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) as u32)
+                .flags((libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL) as u32)
                 .build();
+            let quiet = if departure.closing { squeue::Flags::empty() } else { squeue::Flags::SKIP_SUCCESS };
             // SAFETY: the parts live until `exchange` returns and the messages stay where they are until they are
-            // cleared; before either, every completion was seen (`settle`).
-            unsafe { self.push(&entry.user_data(name(SEND, 0, first))) }?;
-            self.sending += 1;
+            // cleared; before either, all was submitted, and so done (`settle`).
+            unsafe { self.push(&entry.flags(quiet).user_data(name(SEND, 0, first))) }?;
+            self.queued = true;
         }
         Ok(start)
     }
@@ -366,6 +381,7 @@ impl<T: Send> Uring<T> {
             Some(spec) => self.uring.submitter().submit_with_args(wanted, &SubmitArgs::new().timespec(spec)),
             None => self.uring.submit_and_wait(wanted),
         };
+        self.queued &= !self.uring.submission().is_empty();
         match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
@@ -387,7 +403,7 @@ impl<T: Send> Uring<T> {
         if polls && self.nothing_new() {
             return Ok(false);
         }
-        self.enter(self.sending + 1, timeout)?;
+        self.enter(1, timeout)?;
         self.reap(departures, parts)
     }
 
@@ -399,18 +415,28 @@ impl<T: Send> Uring<T> {
         idle && self.uring.completion().is_empty()
     }
 
-    /// Returns when every send is complete.
-    fn settle(&mut self, departures: &[Departure], parts: &[IoSlice<'_>]) -> Result<()> {
-        while self.sending > 0 {
-            let entered = self.enter(1, Some(Duration::from_millis(1)));
+    /// Returns when every send was submitted, so is complete, and what it said was heard; whether there was more than that.
+    fn settle(&mut self, departures: &[Departure], parts: &[IoSlice<'_>]) -> Result<bool> {
+        let mut news = false;
+        while self.unsettled() {
+            let entered = self.enter(0, Some(Duration::ZERO));
             let reaped = self.reap(departures, parts);
-            if let (Err(error), true) = (entered.and(reaped.map(|_| ())), self.sending > 0) {
-                // The kernel may still read what the caller is about to let go, and cannot be asked.
-                eprintln!("portask-native: io_uring does not finish what it was given: {error}");
-                std::process::abort();
+            match (entered.and(reaped), self.unsettled()) {
+                (Ok(more), _) => news |= more,
+                (Err(error), false) => return Err(error),
+                (Err(error), true) => {
+                    // The kernel may still read what the caller is about to let go, and cannot be asked.
+                    eprintln!("portask-native: io_uring does not finish what it was given: {error}");
+                    std::process::abort();
+                }
             }
         }
-        Ok(())
+        Ok(news)
+    }
+
+    /// Whether something may be about to be sent, or was, and what it said found no room among the completions.
+    fn unsettled(&mut self) -> bool {
+        self.queued || self.uring.submission().cq_overflow()
     }
 
     /// Takes the completions in; returns whether there was more than sends.
@@ -430,9 +456,8 @@ impl<T: Send> Uring<T> {
                     match what {
                         ACCEPT => self.accepted(completion),
                         WAKE => self.woken(completion),
-                        // the turn that follows reads it
                         BELL => {
-                            self.belling &= cqueue::more(completion.2);
+                            self.belling = false; // the turn that follows reads it
                             Ok(())
                         }
                         ROOM => self.has_room(place, serial),
@@ -454,7 +479,6 @@ impl<T: Send> Uring<T> {
         first: usize,
         result: i32,
     ) -> Result<()> {
-        self.sending -= 1;
         // those with parts end one after the other, each behind where it begins
         let number = departures.partition_point(|departure| departure.end <= first);
         let Some(departure) = departures.get(number) else {
@@ -550,7 +574,8 @@ impl<T: Send> Uring<T> {
         }
         match (result, piece) {
             (1.., Some(piece)) => {
-                self.peers.take_in(place, &piece);
+                let frames = self.peers.take_in(place, &piece);
+                self.adapt(place, piece.len(), frames);
                 self.rearm_if_ended(place, serial, flags);
             }
             (0, _) => self.ended.push((place, serial)),
@@ -563,6 +588,25 @@ impl<T: Send> Uring<T> {
             },
         }
         Ok(())
+    }
+
+    /// Decides how much of a peer is received at once, by what came.
+    fn adapt(&mut self, place: u32, count: usize, frames: usize) {
+        let Some(peer) = self.peers.get(place) else {
+            return;
+        };
+        let most = peer.room().min(BUFFER);
+        peer.next(count, frames, most, BUFFER);
+        if frames > FRAMES {
+            let goes_on = peer.notes & BULK != 0 && peer.notes & ARMED != 0;
+            peer.notes &= !BULK;
+            let serial = peer.serial;
+            if goes_on {
+                self.cancel(name(RECEIVE, serial, place));
+            }
+        } else if count == BUFFER && 4 * frames <= FRAMES {
+            peer.notes |= BULK;
+        }
     }
 
     fn rearm_if_ended(&mut self, place: u32, serial: u32, flags: u32) {
