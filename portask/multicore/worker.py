@@ -94,8 +94,10 @@ class Worker:
         """Takes turns without a server."""
         poll = select.poll()
         poll.register(self._bell.fd, select.POLLIN)
-        while not done():
+        while True:
             self.engine.turn(self._now())
+            if done():  # before it sleeps: the turn may have been what it waited for
+                return
             due = self.engine.deadline()
             seconds = math.inf if due is None else (due - self._now()) / 1e6
             poll.poll(max(0.0, min(seconds, 1.0)) * 1000)
