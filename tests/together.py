@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from portask.config import Settings
 from portask.config.loading import load
 from portask.contracts import Closeable, Multicore, Server
 from portask.core.producers import ProducerTable
@@ -18,6 +21,26 @@ from portask.multicore.shared import Board, EventBell, make_board
 from portask.multicore.supervisor import hold
 from portask.reference.ring import DequeRing
 from portask.server.build import build_as
+from tests.conftest import DEFAULTS, RunningBroker, StartBroker
+
+
+@contextmanager
+def starting(places: int, **defaults: Any) -> Iterator[StartBroker]:
+    """What `tests.conftest.start_broker` gives, for brokers of so many workers; ``defaults`` are for several only."""
+    with ExitStack() as stack:
+
+        def start(
+            settings: dict[str, Any] | None = None, config: Path | None = None
+        ) -> RunningBroker | RunningWorkers:
+            settings = settings or {}
+            if places == 1:
+                broker: RunningBroker | RunningWorkers = RunningBroker(settings, config)
+            else:
+                broker = RunningWorkers(DEFAULTS | defaults | settings, config, places)
+            stack.callback(broker.stop)
+            return broker
+
+        yield start  # type: ignore[misc]  # one is as good as the other, but for who looks inside
 
 
 class RunningWorkers:
@@ -33,11 +56,21 @@ class RunningWorkers:
         self._parts = choosing.divide(loaded, places)
         self.engines: list[WorkerBroker] = []
         self._servers: list[Server] = []
+        self._threads: list[threading.Thread] = []
+        self._bells: list[EventBell] = []
         self._ready = threading.Semaphore(0)
         self._failed: BaseException | None = None
         self._port = hold("127.0.0.1", settings.get("server.port", 0))
         self.host, self.port = self._port.getsockname()
         self.url = f"{'portasks' if loaded.tls.on else 'portask'}://{self.host}:{self.port}"
+        try:
+            self._start(loaded, places)
+        except BaseException:
+            self._failed = None
+            self.stop()
+            raise
+
+    def _start(self, loaded: Settings, places: int) -> None:
         board = make_board()
         counts = Board(board)
         os.close(board)
@@ -125,6 +158,13 @@ class Together:
                 ]
             )
             for name, topic in list(self._engines[0].topics.items())
+        }
+
+    @property
+    def sessions(self) -> dict[Any, Any]:
+        """Clients, each at its home."""
+        return {
+            session: value for engine in self._engines for session, value in list(engine.sessions.items())
         }
 
     @property

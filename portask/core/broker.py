@@ -389,6 +389,9 @@ class Broker:
     def account_changed(self, account: Account) -> None:
         """An identity has other connections or subscriptions here than before."""
 
+    def address_failed(self, address: str) -> None:
+        """Somebody there was not let in, which was logged. For brokers of several processes."""
+
     def settings_elsewhere(self, _group: str) -> GroupSettings | None:
         """What another of the broker's processes knows of a group."""
         return None

@@ -23,7 +23,7 @@ from portask.multicore import talk
 from portask.multicore.broker import WorkerBroker
 from portask.multicore.links import Link
 from portask.multicore.shared import Board, EventBell
-from portask.server.build import build_as
+from portask.server.build import build_as, settle
 from portask.server.driver import clock
 from portask.server.reload import take_over
 from portask.server.tls import Tls, tls
@@ -74,6 +74,7 @@ class Worker:
         engine.wake = self._bell.ring
         threading.Thread(target=self._listen, name="portask-supervisor", daemon=True).start()
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._stop())
+        settle()
         try:
             self._pump(lambda: engine.joined or self._over)
             self.server.run(engine, place.host, self._boot.port, self._ready)
@@ -93,8 +94,10 @@ class Worker:
         """Takes turns without a server."""
         poll = select.poll()
         poll.register(self._bell.fd, select.POLLIN)
-        while not done():
+        while True:
             self.engine.turn(self._now())
+            if done():  # before it sleeps: the turn may have been what it waited for
+                return
             due = self.engine.deadline()
             seconds = math.inf if due is None else (due - self._now()) / 1e6
             poll.poll(max(0.0, min(seconds, 1.0)) * 1000)
@@ -143,7 +146,9 @@ class Worker:
             take_over(self.engine, self._encryption, new.settings)
             logs.set_level(new.settings.logging.level)
         except PortaskError as error:
-            log.error("settings not taken over", problems=str(error).splitlines())  # noqa: TRY400 - no traceback
+            self._say(talk.Reloaded(new.number, str(error).splitlines()))
+        else:
+            self._say(talk.Reloaded(new.number, []))
 
 
 def main() -> None:

@@ -213,7 +213,7 @@ class LoopServer:
         stop = asyncio.Event()
         driver = Driver(engine, loop, self.grace)
         if self._tls is not None:
-            self._tls.connected = lambda: len(driver.links)
+            self._tls.connected = lambda: engine.connections
         server = await self.listen(driver, host, port)
         if self._bell >= 0:
             loop.add_reader(self._bell, driver.arrived)  # the turn that follows reads it

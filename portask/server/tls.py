@@ -35,7 +35,7 @@ class Tls:
     Attributes:
         context: For listening, all life long.
         handshake_timeout: Seconds that a client has for its handshake.
-        connected: Set by the server: how many connections are past theirs.
+        connected: Set by the server: how many connections the broker has.
     """
 
     def __init__(self, settings: TlsSettings, handshake_timeout: float, connections: int) -> None:

@@ -18,6 +18,7 @@ import pytest
 from portask import registry
 from portask.client import Client, connect
 from portask.errors import PortaskError
+from portask.multicore.owners import owner_of
 from tests.cli.conftest import Running, run, serving
 
 Start = Callable[..., Running]
@@ -111,6 +112,56 @@ async def until(true: Callable[[], bool], seconds: float = 30) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not come to that"
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.slow
+async def test_no_dead_letter_is_lost_with_a_worker(serving: Start, tmp_path: Path) -> None:
+    """Each is of a topic whose partition another worker has; all of them are killed in the midst of it."""
+    assert all(owner_of("orders", each, 3) != owner_of("orders.dead", each, 3) for each in range(PARTITIONS))
+    broker = serving(
+        "--workers", "3", "--server", "epoll", "--data", str(tmp_path / "log"), "--log-level", "critical",
+        PORTASK_TOPICS_DEFAULT_PARTITIONS=str(PARTITIONS),
+    )  # fmt: skip
+    published: set[bytes] = set()
+    stopping = False
+
+    async def publish(client: Client) -> None:
+        while not stopping:
+            payloads = [b"%d" % number for number in range(len(published), len(published) + 20)]
+            await client.publish_many("orders", payloads, partition=len(published) // 20 % PARTITIONS)
+            published.update(payloads)
+            await asyncio.sleep(0.005)
+
+    def more(before: int) -> bool:
+        return len(published) > before + 100
+
+    async def refuse(client: Client) -> None:
+        async with client.subscribe("orders", "earliest", group="g", max_deliveries=1, ack_wait=1) as members:
+            async for batch in members.batches():
+                batch.nack(reason="refused")
+
+    options = {"reconnect_delay": 0.01, "request_timeout": 60}
+    async with (
+        connect(broker.url, idempotent=True, **options) as client,
+        connect(broker.url, **options) as other,
+    ):
+        await client.create_topic("orders", PARTITIONS)
+        publishing, refusing = asyncio.create_task(publish(client)), asyncio.create_task(refuse(other))
+        for place in (0, 1, 2, 0, 1, 2):
+            before = len(published)
+            await asyncio.sleep(0.3)
+            os.kill(sorted(filter(is_worker, workers_of(broker)))[place], signal.SIGKILL)
+            await until(lambda: len([*filter(is_worker, workers_of(broker))]) == 3)
+            await until(partial(more, before))
+        stopping = True
+        await publishing
+        async with asyncio.timeout(60):
+            await until_done(client)
+        refusing.cancel()
+    letters = [payload for each in (await everything(broker.url, "orders.dead")).values() for payload in each]
+    assert set(letters) == published
+    assert len(letters) < 3 * len(published), "what goes aside twice was under way when a worker died"
+    assert broker.end().code == 0
 
 
 async def test_messages_and_groups_follow_the_number_of_workers(serving: Start, tmp_path: Path) -> None:
@@ -227,6 +278,26 @@ async def test_ending_it_finishes_what_is_under_way(serving: Start) -> None:
     await asyncio.to_thread(broker.process.wait, 20)
     result = broker.end()
     assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_is_built_is_no_affair_of_the_garbage_collector(
+    serving: Start, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, gc, os\n"
+        "def tell():\n"
+        f"    with open({str(tmp_path / 'frozen')!r}, 'a') as file:\n"
+        "        print(gc.get_freeze_count(), file=file)\n"
+        "atexit.register(tell)\n"
+    )
+    broker = serving(
+        "--workers", workers, "--server", "epoll", "--storage", "memory", PYTHONPATH=str(tmp_path)
+    )
+    assert broker.end().code == 0
+    counts = sorted(int(line) for line in (tmp_path / "frozen").read_text().split())
+    serve = [count for count in counts if count > 10_000]
+    assert len(serve) == int(workers), f"each process that has clients freezes what it was built of: {counts}"
 
 
 def test_workers_end_with_their_supervisor(serving: Start) -> None:
