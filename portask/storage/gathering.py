@@ -3,8 +3,8 @@
 The same as `portask.wire.coalesce` does for batches that arrive one by one, for those that are stamped already. Only
 batches of one record that differ in nothing but that record are gathered: uncompressed CBOR, no producer id (its
 sequence numbers must stay), the same TTL, append times close together (equal where a TTL counts from them). The record
-moves as it is but for its first field, the timestamp delta, which counts from another base afterwards. One that cannot be
-read stays alone: it would spoil the others.
+moves as it is but for its first field, the timestamp delta, which counts from another base afterwards. One that cannot
+be read stays alone: it would spoil the others.
 """
 
 from __future__ import annotations

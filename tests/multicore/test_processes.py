@@ -140,10 +140,9 @@ async def test_no_dead_letter_is_lost_with_a_worker(serving: Start, tmp_path: Pa
             async for batch in members.batches():
                 batch.nack(reason="refused")
 
-    options = {"reconnect_delay": 0.01, "request_timeout": 60}
     async with (
-        connect(broker.url, idempotent=True, **options) as client,
-        connect(broker.url, **options) as other,
+        connect(broker.url, idempotent=True, reconnect_delay=0.01, request_timeout=60) as client,
+        connect(broker.url, reconnect_delay=0.01, request_timeout=60) as other,
     ):
         await client.create_topic("orders", PARTITIONS)
         publishing, refusing = asyncio.create_task(publish(client)), asyncio.create_task(refuse(other))
