@@ -270,7 +270,7 @@ def quote(name: str) -> str:
 
 
 def text(value: str) -> str:
-    """``value`` as a TOML string: JSON's escapes, and those for what JSON leaves as it is and no terminal should see."""
+    """``value`` as a TOML string: JSON's escapes, and those for what JSON leaves and no terminal should see."""
     return json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
 
 
