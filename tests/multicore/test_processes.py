@@ -19,10 +19,11 @@ from portask import registry
 from portask.client import Client, connect
 from portask.errors import PortaskError
 from portask.multicore.owners import owner_of
+from tests.access.conftest import Authority, authority
 from tests.cli.conftest import Running, run, serving
 
 Start = Callable[..., Running]
-__all__ = ["serving"]
+__all__ = ["authority", "serving"]
 PARTITIONS = 6
 
 
@@ -248,6 +249,53 @@ async def test_all_workers_read_settings_again(serving: Start, tmp_path: Path) -
     result = broker.end()
     assert result.code == 0
     assert all("worker" in json.loads(line) for line in result.err.splitlines() if '"portask.worker"' in line)
+
+
+def test_a_worker_that_cannot_take_over_settings_is_named(
+    serving: Start, authority: Authority, tmp_path: Path
+) -> None:
+    """Its files are gone when it looks: the supervisor saw them a moment before."""
+    pair = authority.issue("127.0.0.1")
+    config = tmp_path / "portask.toml"
+    config.write_text(
+        '[server]\nvariant = "asyncio-protocol"\nworkers = 2\n[storage]\nvariant = "memory"\n'
+        f'[tls]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
+    )
+    broker = serving("--config", str(config))
+    victim = min(filter(is_worker, workers_of(broker)))
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        broker.process.send_signal(signal.SIGHUP)
+        time.sleep(1)  # the other one and the supervisor have read them
+        Path(pair.key).write_text("nothing")
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    said = json.loads(broker.wait_for_log('"settings '))
+    assert said["event"] == "settings not taken over"
+    (problem,) = said["problems"]
+    assert problem.startswith("worker 0: tls.")
+
+
+@pytest.mark.parametrize("ring", ["shared-memory", "native-shm"])
+async def test_any_ring_that_reaches_other_processes_will_do(serving: Start, ring: str) -> None:
+    if reason := registry.get("ring", ring).unavailable():
+        pytest.skip(reason)
+    broker = serving(
+        "--workers", "3", "--server", "epoll", "--storage", "memory", "--log-level", "critical",
+        PORTASK_RING_VARIANT=ring,
+    )  # fmt: skip
+    assert f" ring={ring}" in broker.ready_line
+    payloads = [b"%d" % number * 5000 for number in range(300)]
+    async with connect(broker.url, reconnect_delay=0.01) as client:
+        await client.create_topic("t", PARTITIONS)
+        for _ in range(2):
+            for number in range(PARTITIONS):
+                await client.publish_many("t", payloads, partition=number)
+            found = await everything(broker.url, "t")
+            assert all(each[-300:] == payloads for each in found.values())
+            os.kill(next(filter(is_worker, workers_of(broker))), signal.SIGKILL)
+            await until(lambda: len([*filter(is_worker, workers_of(broker))]) == 3)
+    assert broker.end().code == 0
 
 
 async def test_the_limit_of_connections_is_of_all_workers(serving: Start) -> None:

@@ -143,14 +143,14 @@ def gives_each_connection_a_turn_s_worth(entry: Entry) -> None:
     most = 0
     with Running(entry) as broker, Client(broker, send_buffer=4 * _MIB) as loud:
         loud.open()
-        turn = broker.broker.turn
+        turn: Callable[[int], Sequence[Session]] = broker.broker.turn
 
         def counted(now: int) -> Sequence[Session]:
             nonlocal most
             most = max([most, *(len(session.inbox or ()) for session in broker.broker.sessions)])
             return turn(now)
 
-        broker.broker.turn = counted  # type: ignore[method-assign]
+        broker.broker.turn = counted
         for number in range(count):
             loud.connection.send(Opcode.PUBLISH, batch, 10 + number, 1)
         loud.flush()
