@@ -346,14 +346,15 @@ class _Siege:
 
 
 def _by_peer(found: Round, offenders: list[str], lines: Sequence[Line]) -> None:
-    """A line for each."""
-    about = Counter(line.peer for line in lines if line.peer)
+    """A line for each. Who comes again from the same port is due again."""
+    due = Counter(offenders)
+    about = [line for line in lines if line.peer in due]
+    said = Counter(line.peer for line in about)
     found.due = len(offenders)
-    found.lines = sum(about[peer] for peer in offenders)
-    found.told = sum(about[peer] > 0 for peer in offenders)
-    found.twice = sum(about[peer] > 1 for peer in offenders)
-    theirs = set(offenders)
-    found.bare = sum(line.peer in theirs and not line.reason for line in lines)
+    found.lines = len(about)
+    found.told = sum(min(times, said[peer]) for peer, times in due.items())
+    found.twice = sum(said[peer] > times for peer, times in due.items())
+    found.bare = sum(not line.reason for line in about)
 
 
 def _by_address(found: Round, report: Report, lines: Sequence[Line]) -> None:
@@ -364,7 +365,8 @@ def _by_address(found: Round, report: Report, lines: Sequence[Line]) -> None:
     found.due = len(report.refused)
     found.lines = len(single) + len(sums)
     found.told = len(single) + sum(line.count for line in sums)
-    found.twice = len(single) - len({line.peer for line in single})
+    came = Counter(report.refused)
+    found.twice = sum(times > came[peer] for peer, times in Counter(line.peer for line in single).items())
     found.bare = sum(not line.reason for line in single)
 
 

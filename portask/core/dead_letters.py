@@ -49,6 +49,8 @@ MOST = 32 << 20
 """What a batch may cost to be opened, and about what a turn spends, in bytes: tenths of a second at the worst."""
 _RECORD = 1024
 """What a record costs beside its bytes, in bytes."""
+_LETTER = 64 << 10
+"""What a dead letter costs beside that."""
 _PART = 512 * 1024
 """Bytes that a batch of dead letters has, about, before headers are added: any client can take it."""
 _RETRY = 1_000_000
@@ -165,7 +167,7 @@ class DeadLetters:
                 except PortaskError as error:
                     self._later(share, low, high, now, error)
                 else:
-                    self._spent += len(written.data)
+                    self._spent += _LETTER + len(written.data)
                 if self._spent > MOST:
                     return False
         return True
