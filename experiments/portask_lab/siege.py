@@ -27,6 +27,7 @@ import msgspec
 import portask.sync
 from portask import registry
 from portask.config import Settings
+from portask.core.dead_letters import MOST
 from portask.core.session import ANSWERS_LIMIT
 from portask.errors import PortaskError
 from portask.wire.frames import HELLO_LIMIT
@@ -89,8 +90,10 @@ class Assault(msgspec.Struct, frozen=True):
 
     def rest(self, settings: Settings, processes: int) -> int:
         """Bytes that may be left of it."""
-        stored = settings.topics.retention.bytes if self.name == "bombs" else 0
-        return SLACK * processes + 2 * stored  # of a topic, and of its dead letters
+        slack = SLACK * processes
+        if self.name == "bombs":  # what is stored, and the room of a batch that was opened, which allocators keep
+            return slack + settings.memory.max_bytes + MOST
+        return slack
 
 
 class Scale(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ class Line(msgspec.Struct):
     address: str = ""
     reason: str = ""
     count: int = 0
+    worker: int = -1
 
 
 class Guarded(Child):
@@ -65,7 +66,11 @@ class Guarded(Child):
         self._log = folder / "broker.log"
         port = free_port()
         command = (sys.executable, "-m", "portask.cli", "serve", "--config", str(config), "--port", str(port))
-        super().__init__(command, port, errors=self._log)
+        # asked by its log: who connects to look would be an offender
+        super().__init__(command, port, self._is_ready, self._log)
+
+    def _is_ready(self, _port: int) -> bool:
+        return any(line.event == "ready" and line.worker < 0 for line in self.lines())
 
     def _certify(self, folder: Path) -> str:
         import trustme  # noqa: PLC0415 - only for a broker with TLS
