@@ -57,6 +57,11 @@ class RunningBroker:
         self.url = f"{self._scheme}://{host}:{port}"
         self._ready.set()
 
+    @property
+    def engines(self) -> list[Broker]:
+        """One a process."""
+        return [self.engine]
+
     def stop(self) -> None:
         """Drains and ends it. Idempotent."""
         self._server.stop()

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from portask.config.loading import load
-from portask.contracts import Closeable, Multicore, Server
+from portask.contracts import Closeable
 from portask.core.producers import ProducerTable
 from portask.multicore import choosing
-from portask.multicore.broker import WorkerBroker
-from portask.multicore.links import Link
-from portask.multicore.shared import Board, EventBell, make_board
-from portask.multicore.supervisor import hold
-from portask.reference.ring import DequeRing
 from portask.server.build import build_as
+from portask_lab.conformance.server_together import Engines, Together
+from tests.conftest import DEFAULTS, RunningBroker, StartBroker
+
+
+@contextmanager
+def starting(places: int, **defaults: Any) -> Iterator[StartBroker]:
+    """What `tests.conftest.start_broker` gives, for brokers of so many workers; ``defaults`` are for several only."""
+    with ExitStack() as stack:
+
+        def start(
+            settings: dict[str, Any] | None = None, config: Path | None = None
+        ) -> RunningBroker | RunningWorkers:
+            settings = settings or {}
+            if places == 1:
+                broker: RunningBroker | RunningWorkers = RunningBroker(settings, config)
+            else:
+                broker = RunningWorkers(DEFAULTS | defaults | settings, config, places)
+            stack.callback(broker.stop)
+            return broker
+
+        yield start  # type: ignore[misc]  # one is as good as the other, but for who looks inside
 
 
 class RunningWorkers:
@@ -31,72 +47,51 @@ class RunningWorkers:
         loaded = load(config, {}, settings)
         choosing.choose(loaded, places)  # refuses what cannot be shared
         self._parts = choosing.divide(loaded, places)
-        self.engines: list[WorkerBroker] = []
-        self._servers: list[Server] = []
-        self._ready = threading.Semaphore(0)
+        self._ready = threading.Event()
         self._failed: BaseException | None = None
-        self._port = hold("127.0.0.1", settings.get("server.port", 0))
-        self.host, self.port = self._port.getsockname()
-        self.url = f"{'portasks' if loaded.tls.on else 'portask'}://{self.host}:{self.port}"
-        board = make_board()
-        counts = Board(board)
-        os.close(board)
-        self._bells = [EventBell(os.eventfd(0, os.EFD_NONBLOCK)) for _ in range(places)]
-        for place in range(places):
-
-            def make(*parts: Any, place: int = place) -> WorkerBroker:
-                return WorkerBroker(
-                    *parts, place=place, places=places, bell=self._bells[place], counts=counts
-                )
-
-            engine, server = build_as(make, choosing.part(loaded, place, places, self._parts))
-            assert isinstance(server, Multicore)
-            server.share(self._bells[place].fd)
-            self.engines.append(engine)
-            self._servers.append(server)
-        for one in range(places):
-            for other in range(one):
-                there, back = DequeRing(), DequeRing()
-                self.engines[one].link(Link(other, there, back, self._bells[other].ring))
-                self.engines[other].link(Link(one, back, there, self._bells[one].ring))
-        self._threads = [
-            threading.Thread(target=self._run, args=(place,), daemon=True) for place in range(places)
-        ]
-        for thread in self._threads:
-            thread.start()
-        for _ in range(places):
-            if not self._ready.acquire(timeout=10):
-                raise RuntimeError("a worker did not listen within 10 s") from self._failed
-        if self._failed is not None:
-            raise self._failed
+        try:
+            self._together = Together(
+                places,
+                lambda place, make: build_as(make, choosing.part(loaded, place, places, self._parts)),
+            )
+            self.engines = self._together.engines
+            scheme = "portasks" if loaded.tls.on else "portask"
+            self._thread = threading.Thread(
+                target=self._run, args=(scheme, settings.get("server.port", 0)), daemon=True
+            )
+            self._thread.start()
+            if not self._ready.wait(10):
+                raise RuntimeError("the workers did not listen within 10 s")
+            if self._failed is not None:
+                raise self._failed
+        except BaseException:
+            if self._parts is not None:
+                self._parts.close()
+            raise
 
     @property
-    def engine(self) -> Together:
+    def engine(self) -> Everything:
         """What tests look at of a broker, all workers together."""
-        return Together(self.engines)
+        return Everything(self._together)
 
-    def _run(self, place: int) -> None:
+    def _run(self, scheme: str, port: int) -> None:
+        def ready(host: str, port: int) -> None:
+            self.host, self.port = host, port
+            self.url = f"{scheme}://{host}:{port}"
+            self._ready.set()
+
         try:
-            self._servers[place].run(
-                self.engines[place], self.host, self.port, lambda _host, _port: self._ready.release()
-            )
+            self._together.run(None, "127.0.0.1", port, ready)
         except BaseException as error:  # noqa: BLE001 - told to whoever waits for the broker
             self._failed = error
-            self._ready.release()
+            self._ready.set()
 
     def stop(self) -> None:
         """Drains and ends it. Idempotent."""
-        for server in self._servers:
-            server.stop()
-        for thread in self._threads:
-            thread.join(10)
-            if thread.is_alive():
-                raise RuntimeError("a worker did not end within 10 s")
-        self._port.close()
-        for bell in self._bells:
-            if bell.fd >= 0:
-                os.close(bell.fd)
-                bell.fd = -1
+        self._together.stop()
+        self._thread.join(10)
+        if self._thread.is_alive():
+            raise RuntimeError("the workers did not end within 10 s")
         for engine in self.engines:
             if isinstance(engine.storage, Closeable):
                 engine.storage.close()
@@ -106,26 +101,8 @@ class RunningWorkers:
             raise self._failed
 
 
-class Together:
-    """The engines of all workers as one. Each attribute is made when it is looked at."""
-
-    def __init__(self, engines: list[WorkerBroker]) -> None:
-        self._engines = engines
-
-    @property
-    def topics(self) -> dict[str, Any]:
-        """Each partition as its owner has it."""
-        return {
-            name: SimpleNamespace(
-                partitions=[
-                    self._engines[self._engines[0].owner(part.key)]
-                    .topics[name]
-                    .partitions[part.key.partition]
-                    for part in topic.partitions
-                ]
-            )
-            for name, topic in list(self._engines[0].topics.items())
-        }
+class Everything(Engines):
+    """What tests look at beside what checks of the lab do."""
 
     @property
     def inboxes(self) -> list[object]:

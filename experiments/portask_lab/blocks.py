@@ -76,6 +76,7 @@ class SuiteData(msgspec.Struct):
         notes: What a reader must know.
         wanted: The least number of valid blocks.
         complete: Whether there are as many.
+        hung: Keys of arms that are not run again.
     """
 
     suite: Suite
@@ -86,6 +87,7 @@ class SuiteData(msgspec.Struct):
     notes: list[str] = []
     wanted: int = 0
     complete: bool = True
+    hung: set[str] = set()
 
     def voided(self) -> set[int]:
         """Indices of the blocks that do not count."""
@@ -171,7 +173,8 @@ def run_suite(
         seed: Orders of arms and jobs derive from it.
         seconds: Wall time that it may take; its budget by default, and nothing is begun without any. Only a first
             block that takes longer by itself overruns it.
-        data: Where to put what is found; given so that an interrupted run keeps what it has.
+        data: Where to put what is found, so that an interrupted run keeps what it has; a suite goes on behind the
+            blocks that it has already.
         settled: The stopping rule; asked after each block.
         progress: Told what goes on.
         rule: When a block is void.
@@ -186,15 +189,14 @@ def run_suite(
     seconds = suite.budget(profile) if seconds is None else seconds
     data.wanted = suite.blocks(profile) if every else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    longest = 0.0
-    hung: set[str] = set()
+    longest = max((block.seconds for block in data.blocks), default=0.0)
     while every:
         index, valid = len(data.blocks), len(data.blocks) - len(data.voided())
         time_is_up = seconds <= 0 or (index and time.monotonic() - start + longest > seconds)
         if time_is_up or index >= profile.most or (valid >= data.wanted and settled(data)):
             break
         random_order = random.Random(f"{seed}/{suite.name}/{index}")
-        left = [arm for arm in every if arm.key not in hung]
+        left = [arm for arm in every if arm.key not in data.hung]
         order = random_order.sample(left, len(left))
         ledger, began = Ledger(), time.monotonic()
         speeds: list[int] = []
@@ -208,7 +210,7 @@ def run_suite(
             speeds += [line.speed for line in answer.lines if line.speed]
             _keep(data, arm, jobs, index, answer)
             if answer.hung:
-                hung.add(arm.key)
+                data.hung.add(arm.key)
                 data.notes.append(f"{suite.name}: {arm.label} hung in block {index} and was not run again")
         noise, now = ledger.close(), time.monotonic()
         noise.speed = max(speeds) / min(speeds) if speeds else None

@@ -115,7 +115,8 @@ def confirm(
         machine=machine.fingerprint(),
         corpora=[corpus.info()],
     )
-    raw = summaries.add(record, data, seed)
+    part = summaries.part(data, seed)
+    summaries.fill(record, [], [part])
     found = judge(record)
     compressed = ours.get("compression") != theirs.get("compression")
     if found.outcome == "not confirmed" and compressed and _verdict(found, "throughput") == "worse":
@@ -133,7 +134,7 @@ def confirm(
         reference=theirs,
         notes=notes,
     )
-    results.append_raw(place / results.RAW, raw)
+    results.append_raw(place / results.RAW, part.raw)
     results.save(record, place)
     return record.confirmation
 

@@ -2,7 +2,7 @@
 
 Budgets bind. A run has a deadline, the sum of what its parts are given, and a suite that begins is given its share of
 what is left until then: on a slow machine all that follow shrink alike, and on a quick one the time that earlier suites
-did not need goes to later ones.
+did not need goes to later ones, and at the end to those that lack a block.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from portask_lab.suites import CONFORMANCE_SECONDS, REPORT_SECONDS, Profile, Suite
+from portask_lab.suites import CONFORMANCE_SECONDS, REPORT_SECONDS, Suite
 
 MOST = 1.5
 """How many times its budget a suite may be given, when others left some of theirs."""
@@ -40,21 +40,19 @@ class Meter:
 
     Args:
         watch: Told.
-        chosen: The suites, in the order in which they will run.
-        profile: Whose budgets.
+        budgets: Seconds of the suites, in the order in which they will run.
         clock: Seconds; tests give another.
     """
 
     def __init__(
         self,
         watch: Watch,
-        chosen: Sequence[Suite],
-        profile: Profile,
+        budgets: Sequence[float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._watch = watch
         self._clock = clock
-        self._budgets = [suite.budget(profile) for suite in chosen]
+        self._budgets = list(budgets)
         self._total = CONFORMANCE_SECONDS + sum(self._budgets) + REPORT_SECONDS
         self._deadline = clock() + self._total - REPORT_SECONDS
         self._stage = CONFORMANCE_SECONDS
@@ -70,6 +68,12 @@ class Meter:
         budget, whole = self._budgets[0], sum(self._budgets)
         self._budgets.pop(0)
         self._stage = budget * min(MOST, left / whole) if whole else 0.0
+        self.within(suite.name, 0.0)
+        return self._stage
+
+    def again(self, suite: Suite) -> float:
+        """All have had their turn, and a suite takes what is left; returns the seconds."""
+        self._stage = max(0.0, self._deadline - self._clock())
         self.within(suite.name, 0.0)
         return self._stage
 

@@ -9,13 +9,16 @@ from pathlib import Path
 from portask import registry
 from portask.errors import ConfigError, UnknownVariant
 from portask.registry import REFERENCE_NAMES, Entry
+from portask_lab import blocks, workloads
 from portask_lab import criteria as written
 from portask_lab import suites as catalogue
-from portask_lab import workloads
 from portask_lab.corpora import CONTROLS, REAL, Corpus
 from portask_lab.corpora.load import load
 from portask_lab.results import Unavailable
 from portask_lab.suites import Job, Profile, Suite
+
+_START = 0.5
+"""Seconds that a measuring process needs to begin and to end, roughly."""
 
 
 class Plan:
@@ -23,7 +26,7 @@ class Plan:
 
     def __init__(
         self,
-        profile: str,
+        profile: str | None,
         suites: Sequence[str] | None,
         corpus: Sequence[str | Path] | str | Path | None,
         *,
@@ -31,6 +34,8 @@ class Plan:
         criteria: Path | str | None,
         seed: int | None,
     ) -> None:
+        if profile is None:
+            profile = catalogue.usual(suites)
         if profile not in catalogue.PROFILES:
             raise ConfigError(
                 f"there is no profile {profile!r}; the profiles are {', '.join(catalogue.PROFILES)}"
@@ -57,10 +62,18 @@ class Plan:
         self.suites = [
             suite for suite in self.suites if taking_part & set(catalogue.families(self.jobs[suite.name]))
         ]
+        self.budgets = [suite.budget(self.profile) * self._share(suite) for suite in self.suites]
         every = [job for suite in self.suites for job in self.jobs[suite.name]]
         used = {job.params.get("corpus") for job in every}
         self.corpora: list[Corpus] = [each for each in (*real, *controls) if each.name in used]
         self.workloads = [workloads.get(name) for name in dict.fromkeys(job.workload for job in every)]
+
+    def _share(self, suite: Suite) -> float:
+        """The share of a suite's work that is asked for: budgets are those of all variants."""
+        jobs = self.jobs[suite.name]
+        everybody = [entry for family in catalogue.families(jobs) for entry in registry.entries(family)]
+        whole = _work(jobs, [entry for entry in everybody if not entry.unavailable()])
+        return _work(jobs, self.available()) / whole if whole else 1.0
 
     def available(self) -> list[Entry]:
         """The variants that can run here."""
@@ -81,6 +94,11 @@ class Plan:
         ]
         found += [Unavailable(variant=each.entry_point, reason=each.reason) for each in registry.problems()]
         return found
+
+
+def _work(jobs: Sequence[Job], entries: Sequence[Entry]) -> float:
+    """Seconds of a block, roughly."""
+    return sum(_START + sum(job.seconds for job in arm.jobs) for arm in blocks.arms(jobs, entries))
 
 
 def _filtered(entries: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:

@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
 
 def run(
     *,
-    profile: str = "quick",
+    profile: str | None = None,
     suites: Sequence[str] | None = None,
     corpus: Sequence[str | Path] | str | Path | None = None,
     variants: Sequence[str] | None = None,
@@ -58,7 +58,7 @@ def run(
     """Runs the lab and writes ``out_dir/<run id>/``; returns that directory.
 
     Args:
-        profile: ``quick`` or ``full``.
+        profile: ``quick`` or ``full``; quick by default, unless `portask_lab.suites.usual` says otherwise.
         suites: Names of the suites to run; all by default.
         corpus: What takes the place of the real corpora: names or paths.
         variants: Labels (``codec/struct``) or names to measure; all by default. References always take part.
@@ -76,7 +76,7 @@ def run(
     plan = Plan(profile, suites, corpus, variants=variants, criteria=criteria, seed=seed)
     directory = _directory(Path(out_dir), plan.profile.name)
     watch = progress or (lambda _: None)
-    meter = Meter(watch, plan.suites, plan.profile)
+    meter = Meter(watch, plan.budgets)
     record = Run(
         id=directory.name,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -131,10 +131,10 @@ def _measure(plan: Plan, record: Run, directory: Path, meter: Meter, started: fl
             path = Path(folder) / f"{number}.corpus"
             corpus.write(path)
             files[corpus.name] = str(path)
-        complete = True
-        for suite in plan.suites:
-            seconds = meter.suite(suite)
-            with _kept(record, suite, plan, directory) as data:
+        kept = _Kept(record, plan, directory)
+
+        def measure(suite: Suite, seconds: float) -> bool:
+            with kept.suite(suite) as data:
                 blocks.run_suite(
                     suite,
                     plan.profile,
@@ -147,26 +147,45 @@ def _measure(plan: Plan, record: Run, directory: Path, meter: Meter, started: fl
                     progress=meter.within,
                     origin=started,
                 )
-            complete = complete and data.complete
-    return complete
+            return data.complete
+
+        short = [suite for suite in plan.suites if not measure(suite, meter.suite(suite))]
+        # no suite uses its time to the end: what they left together may be enough for a block that one lacks
+        lacking = [suite for suite in short if not measure(suite, meter.again(suite))]
+        return not lacking
 
 
-@contextmanager
-def _kept(record: Run, suite: Suite, plan: Plan, directory: Path) -> Iterator[blocks.SuiteData]:
-    """A suite's data, added to the results whether the suite ends or is interrupted."""
-    data = blocks.SuiteData(suite)
-    try:
-        yield data
-    except KeyboardInterrupt:
-        # arms of the block that was cut off have no partners to be compared with
-        whole = {block.index for block in data.blocks}
-        data.taken = [each for each in data.taken if each.block in whole]
-        data.notes.append(f"incomplete: {suite.name} was interrupted after {len(whole)} blocks")
-        raise
-    finally:
-        raw = summaries.add(record, data, plan.seed)
-        results.append_raw(directory / results.RAW, raw)
-        results.save(record, directory)
+class _Kept:
+    """What the suites brought, in the results after each of them."""
+
+    def __init__(self, record: Run, plan: Plan, directory: Path) -> None:
+        self._record = record
+        self._plan = plan
+        self._directory = directory
+        self._before = list(record.notes)
+        self._data: dict[str, blocks.SuiteData] = {}
+        self._parts: dict[str, summaries.Part] = {}
+
+    @contextmanager
+    def suite(self, suite: Suite) -> Iterator[blocks.SuiteData]:
+        """A suite's data, kept whether the suite ends or is interrupted; what an earlier turn brought is in it."""
+        data = self._data.setdefault(suite.name, blocks.SuiteData(suite))
+        first = len(data.blocks)
+        try:
+            yield data
+        except KeyboardInterrupt:
+            # arms of the block that was cut off have no partners to be compared with
+            whole = {block.index for block in data.blocks}
+            data.taken = [each for each in data.taken if each.block in whole]
+            data.notes.append(f"incomplete: {suite.name} was interrupted after {len(whole)} blocks")
+            raise
+        finally:
+            if suite.name not in self._parts or len(data.blocks) > first:
+                part = self._parts[suite.name] = summaries.part(data, self._plan.seed)
+                summaries.fill(self._record, self._before, self._parts.values())
+                raw = (sample for sample in part.raw if sample.block >= first)
+                results.append_raw(self._directory / results.RAW, raw)
+                results.save(self._record, self._directory)
 
 
 def _conformance(entries: Sequence[Entry], meter: Meter) -> list[Conformance]:

@@ -3,22 +3,23 @@
 What a suite runs is declared beside the work itself, in the `PLANS` of each module of
 `portask_lab.workloads`; here are the names, the questions, the budgets, and how plans become jobs.
 
-Budgets, seconds of wall time on two cores. Profile ``quick`` ends within 4 minutes, everything included:
+Budgets, seconds of wall time on two cores. Profile ``full`` takes three and a half hours; ``quick`` ends
+within 4 minutes, everything included:
 
 ============================================  =======  ==================================================
 conformance                                      20    every variant, in processes of their own
-serialization, memory                            32
-latency, connections, cpu, throughput, scaling   99    servers, load generators, peers
-storage, compression                             45    storage with brokers and peers
-rings, workers, pools, allocation                29
+serialization, memory                            29
+latency, connections, cpu, throughput, scaling  103    servers, load generators, peers
+storage, compression                             40    storage with brokers and peers
+rings, workers, pools, allocation                33
 statistics, report and figures                   10
 ============================================  =======  ==================================================
 
 They bind (`portask_lab.meter`): whatever a suite has, it begins no block that would overrun its time, and one that
 has fewer than `Suite.blocks` by then says that it is incomplete. It ends earlier when every ratio's interval is
-narrower than `Profile.width`. On a quiet machine with two cores the least number of blocks takes about three quarters
-of it; another variant costs its family's suites a second or two a block. The suites that criteria are judged on come
-first: on a machine so slow that the time is up before all of them began, it is the others that are not reached.
+narrower than `Profile.width`. What suites leave of their time goes, at the end, to those that lack a block. Another
+variant costs its family's suites a second or two a block. The suites that criteria are judged on come first: on a
+machine so slow that the time is up before all of them began, it is the others that are not reached.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Suite(msgspec.Struct, frozen=True):
             blocks are long, or whose figures hardly vary.
         timed: False for suites that count bytes or sockets: a busy neighbour does not change those, so the noise
             rule voids none of their blocks. The ledger is kept all the same.
+        usual: Profile of a run that is asked for this suite and not for a profile. What decides a suite's criterion
+            may be too long for ``quick``.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Suite(msgspec.Struct, frozen=True):
     full: float
     least: tuple[int, int] | None = None
     timed: bool = True
+    usual: str = "quick"
 
     def budget(self, profile: Profile) -> float:
         """Seconds of wall time that the suite may take."""
@@ -96,7 +100,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 QUICK = Profile("quick", blocks=4, most=12, width=0.04, seconds=0.024, samples=4, messages=2_000)
-FULL = Profile("full", blocks=10, most=40, width=0.02, seconds=0.5, samples=15, messages=10_000)
+FULL = Profile("full", blocks=6, most=40, width=0.02, seconds=0.25, samples=15, messages=10_000)
 PROFILES = {profile.name: profile for profile in (QUICK, FULL)}
 
 SUITES = {
@@ -106,15 +110,15 @@ SUITES = {
             "serialization",
             "Serialization",
             "How fast do messages become bytes, and bytes messages?",
-            19,
-            900,
+            18,
+            460,
         ),
         Suite(
             "memory",
             "Memory of queued messages",
             "How much memory do 100,000 waiting messages take?",
-            13,
-            240,
+            11,
+            150,
             (2, 5),
             timed=False,
         ),
@@ -122,54 +126,62 @@ SUITES = {
             "latency",
             "End-to-end latency",
             "How long does a message take, under which load?",
-            28,
-            1800,
-            (2, 5),
+            34,
+            1300,
+            (2, 3),
         ),
         Suite(
             "connections",
             "Connections",
             "How many clients can be connected, all alive?",
-            11,
-            2400,
-            (1, 3),
+            10,
+            1300,
+            (1, 1),
             timed=False,
+            usual="full",
         ),
-        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 27, 4800, (2, 4)),
+        Suite("cpu", "CPU", "What does the broker cost at 50,000 messages a second?", 24, 2100, (2, 2)),
         Suite(
             "throughput",
             "Network throughput",
             "How many messages a second go from client to client?",
-            24,
-            1200,
-            (2, 5),
+            28,
+            1300,
+            (2, 3),
         ),
         Suite(
             "scaling",
             "Scaling and fairness",
             "What becomes of throughput and latency when one thing grows, and of quiet clients beside a loud one?",
-            9,
-            4800,
-            (1, 3),
+            7,
+            2500,
+            (1, 2),
         ),
         Suite(
             "storage",
             "Storage",
             "How fast are batches stored, acknowledged and read, and a log found again?",
-            26,
-            1000,
-            (2, 5),
+            28,
+            2100,
+            (2, 3),
         ),
-        Suite("compression", "Compression", "What does a smaller batch cost?", 19, 900),
-        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 13, 600, (3, 10)),
-        Suite("workers", "Workers", "What does it cost to leave the loop, and what does it bring?", 5, 240),
-        Suite("pools", "Buffer pools", "What does a buffer cost?", 4, 120),
+        Suite("compression", "Compression", "What does a smaller batch cost?", 12, 500, (3, 6)),
+        Suite("rings", "Rings", "How fast do records cross between threads and processes?", 15, 360, (3, 6)),
+        Suite(
+            "workers",
+            "Workers",
+            "What does it cost to leave the loop, and what does it bring?",
+            8,
+            130,
+            (3, 6),
+        ),
+        Suite("pools", "Buffer pools", "What does a buffer cost?", 3, 60),
         Suite(
             "allocation",
             "Allocation",
             "How much memory does a message touch on its way?",
             7,
-            120,
+            100,
             (2, 5),
             timed=False,
         ),
@@ -209,6 +221,11 @@ def choose(names: Sequence[str] | None) -> list[Suite]:
     if unknown:
         raise ConfigError(f"there is no suite {unknown[0]!r}; the suites are {', '.join(SUITES)}")
     return [suite for suite in SUITES.values() if names is None or suite.name in names]
+
+
+def usual(names: Sequence[str] | None) -> str:
+    """The profile of a run of these suites that was not asked for one."""
+    return "full" if names and all(suite.usual == "full" for suite in choose(names)) else "quick"
 
 
 def jobs(

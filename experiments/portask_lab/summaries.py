@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from statistics import median
 
 import msgspec
@@ -18,12 +18,18 @@ from portask_lab import derive, statistics, workloads
 from portask_lab.blocks import SuiteData
 from portask_lab.results import (
     CONTROL_SUFFIX,
+    Block,
     Case,
+    Curve,
+    Failure,
+    MemoryLine,
     NoiseFloor,
+    Point,
     RawSample,
     Role,
     Run,
     Summary,
+    Trace,
     case_id,
 )
 from portask_lab.workloads import Metric
@@ -42,31 +48,61 @@ class Table(msgspec.Struct):
     timed: bool = True
 
 
-def add(run: Run, data: SuiteData, seed: int) -> list[RawSample]:
-    """Adds everything that ``data`` holds to ``run``; returns its raw lines, voided blocks included."""
+class Part(msgspec.Struct):
+    """One suite's part of a run's results; the lists are those of `Run`, and ``raw`` has a line for every sample."""
+
+    cases: list[Case] = []
+    summaries: list[Summary] = []
+    noise_floors: list[NoiseFloor] = []
+    curves: list[Curve] = []
+    traces: list[Trace] = []
+    points: list[Point] = []
+    memory: list[MemoryLine] = []
+    blocks: list[Block] = []
+    failures: list[Failure] = []
+    notes: list[str] = []
+    raw: list[RawSample] = []
+
+
+_LISTS = [name for name in Part.__struct_fields__ if name != "raw"]
+
+
+def part(data: SuiteData, seed: int) -> Part:
+    """What ``data`` says; voided blocks are in the ledger and among the raw lines."""
     tables, raw = _tables(data)
     valid = [block.index for block in data.blocks if not block.voided]
     blind = bool(data.blocks) and len(valid) < min(2, len(data.blocks))
     use = {block.index for block in data.blocks} if blind else set(valid)
-    run.notes += shortage(data, blind=blind)
+    made = Part(raw=raw)
     for table in tables.values():
         for label, blocks in table.samples.items():
             table.samples[label] = {index: values for index, values in blocks.items() if index in use}
         table.samples = {label: blocks for label, blocks in table.samples.items() if blocks}
-    floors = {} if blind else _floors(run, data, tables.values(), seed)
+    floors = {} if blind else _floors(made, data, tables.values(), seed)
     for table in tables.values():
         if table.samples:
-            run.cases.append(table.case)
-            run.summaries += _summaries(table, data, floors, seed)
-    run.curves += derive.curves(data, use)
-    run.traces += derive.traces(data, use)
-    run.blocks += data.blocks
-    run.failures += data.failures
-    run.notes += data.notes
-    run.notes += sorted({note for each in data.taken for note in each.measurement.notes})
-    run.points += derive.points(data, use, seed)
-    run.memory += derive.memory(data, use)
-    return raw
+            made.cases.append(table.case)
+            made.summaries += _summaries(table, data, floors, seed)
+    made.curves += derive.curves(data, use)
+    made.traces += derive.traces(data, use)
+    made.points += derive.points(data, use, seed)
+    made.memory += derive.memory(data, use)
+    made.blocks += data.blocks
+    made.failures += data.failures
+    made.notes += shortage(data, blind=blind)
+    made.notes += data.notes
+    made.notes += sorted({note for each in data.taken for note in each.measurement.notes})
+    return made
+
+
+def fill(run: Run, notes: Sequence[str], parts: Iterable[Part]) -> None:
+    """Has ``run`` hold ``notes`` and these parts, in the place of what it held of them."""
+    whole = Part(notes=list(notes))
+    for each in parts:
+        for name in _LISTS:
+            getattr(whole, name).extend(getattr(each, name))
+    for name in _LISTS:
+        setattr(run, name, getattr(whole, name))
 
 
 def shortage(data: SuiteData, *, blind: bool) -> list[str]:
@@ -178,7 +214,9 @@ def _reference(table: Table) -> str | None:
     )
 
 
-def _floors(run: Run, data: SuiteData, tables: Collection[Table], seed: int) -> dict[tuple[str, str], float]:
+def _floors(
+    made: Part, data: SuiteData, tables: Collection[Table], seed: int
+) -> dict[tuple[str, str], float]:
     """Fills in the floors; returns those to judge by: (case, "") for a case's, ("", metric) for a suite's."""
     effects: dict[str, list[tuple[str, statistics.Ratio]]] = defaultdict(list)
     for table in tables:
@@ -197,7 +235,7 @@ def _floors(run: Run, data: SuiteData, tables: Collection[Table], seed: int) -> 
         whole = statistics.suite_floor([effect.value for _, effect in found_effects])
         floors["", metric] = whole
         if metric in timed:  # sizes have a floor of their own, but it is not the suite's
-            run.noise_floors.append(
+            made.noise_floors.append(
                 NoiseFloor(
                     suite=data.suite.name,
                     metric=metric,
@@ -210,7 +248,7 @@ def _floors(run: Run, data: SuiteData, tables: Collection[Table], seed: int) -> 
             )
         for name, effect in found_effects:
             floor = floors[name, ""] = statistics.case_floor(whole, effect.value)
-            run.noise_floors.append(
+            made.noise_floors.append(
                 NoiseFloor(
                     suite=data.suite.name,
                     metric=metric,

@@ -270,5 +270,9 @@ def quote(name: str) -> str:
 
 
 def text(value: str) -> str:
-    """``value`` as a TOML string: JSON's escapes, and DEL, which JSON leaves as it is."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """``value`` as a TOML string: JSON's escapes, and those for what JSON leaves and no terminal should see."""
+    return json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
+
+
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""DEL and the controls above ASCII, and what ends a line beside them: a complaint is one line."""

@@ -88,6 +88,11 @@ class Engine(Protocol):
     wake: Callable[[], None]
     """Set by the server: thread-safe, asks for a `turn` soon. Called when a storage or a worker finished something."""
 
+    @property
+    def connections(self) -> int:
+        """How many clients there are, at all of the broker's processes. About 1 µs."""
+        ...
+
     def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Endpoint:
         """A new connection from ``peer`` (host:port, for logs).
 

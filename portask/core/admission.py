@@ -114,19 +114,30 @@ class Admission:
     def _failed(self, peer: str, credentials: Credentials, error: AuthenticationFailed, now: int) -> bool:
         """Logs a failure, unless its address has so many: then true."""
         address = peer.rpartition(":")[0]
+        entry = self._failures_of(address, now)
+        entry[1] += 1
+        if entry[1] > FAILURES:
+            return True
+        self._broker.address_failed(address)
+        log.warning("authentication failed", peer=peer, identity=credentials.claimed, reason=str(error))
+        return False
+
+    def _failures_of(self, address: str, now: int) -> list[int]:
         entry = self._failures.pop(address, None)
         if entry is None or entry[0] <= now:
             _sum_up(address, entry)
             entry = [now + WINDOW, 0]
         self._failures[address] = entry  # the last one in is the last one to be forgotten
-        entry[1] += 1
         if len(self._failures) > ADDRESSES:
             oldest = next(iter(self._failures))
             _sum_up(oldest, self._failures.pop(oldest))
-        if entry[1] > FAILURES:
-            return True
-        log.warning("authentication failed", peer=peer, identity=credentials.claimed, reason=str(error))
-        return False
+        return entry
+
+    def failed_elsewhere(self, address: str, now: int) -> None:
+        """Another process of the broker logged a failure."""
+        entry = self._failures_of(address, now)
+        if entry[1] < FAILURES:  # beyond that, what is counted is what was not logged here
+            entry[1] += 1
 
     def sweep(self, now: int) -> None:
         """Once a second: what was not logged one by one is summed up."""

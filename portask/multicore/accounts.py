@@ -27,8 +27,9 @@ class Accounts:
         self._changed: dict[Account, None] = {}
 
     def changed(self, account: Account) -> None:
-        """It is not as it was."""
+        """It is not as it was, or is new here: then it may have something elsewhere already."""
         self._changed[account] = None
+        self._apply(account)
         if not self._broker.in_turn:
             self._broker.wake()
 
@@ -38,7 +39,6 @@ class Accounts:
             return
         changed, self._changed = self._changed, {}
         for account in changed:
-            self._apply(account)
             for link in self._broker.links.values():
                 self._tell(link, account)
 

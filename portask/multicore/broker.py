@@ -255,6 +255,13 @@ class WorkerBroker(Broker):
         """See `Broker.account_changed`."""
         self.accounts.changed(account)
 
+    def address_failed(self, address: str) -> None:
+        """See `Broker.address_failed`."""
+        for link in self.links.values():
+            self._tell(link, Kind.FAILED, address)
+        if not self.in_turn:
+            self.wake()
+
     def settings_elsewhere(self, group: str) -> GroupSettings | None:
         """See `Broker.settings_elsewhere`."""
         for known in self.groups_elsewhere.values():

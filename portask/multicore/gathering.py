@@ -96,6 +96,7 @@ class Subscribing:
         session: Of the client.
         number: The subscription's channel.
         body: What is asked for, without credit: nothing may be delivered before all have agreed.
+        elsewhere: What the others are asked for: the same, unless they are one, and here has nothing to refuse.
         flags: See `portask.multicore.routing`.
         places: The others to ask.
         first: The place to ask before all others; -1 for none.
@@ -109,6 +110,7 @@ class Subscribing:
         number: int,
         body: control.Subscribe,
         *,
+        elsewhere: control.Subscribe,
         flags: int,
         places: Sequence[int],
         first: int,
@@ -118,6 +120,7 @@ class Subscribing:
         self._session = session
         self._number = number
         self._body = body
+        self._elsewhere = elsewhere
         self._flags = flags
         self._done = done
         self._error: PortaskError | None = None
@@ -149,7 +152,7 @@ class Subscribing:
     def _ask(self, place: int) -> None:
         session, number = self._session, self._number
         if place != self._broker.place:
-            data = control.encode(self._body)
+            data = control.encode(self._elsewhere)
             self._broker.homes.send_to(place, session, Opcode.SUBSCRIBE, data, GATHERED, number, self._flags)
             return
         try:

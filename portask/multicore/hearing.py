@@ -101,6 +101,10 @@ def _was_appended(broker: WorkerBroker, _link: Link, message: Message) -> None:
         done(offset, None if refused is None else from_code(*refused))
 
 
+def _failed(broker: WorkerBroker, _link: Link, message: Message) -> None:
+    broker.admission.failed_elsewhere(msgspec.msgpack.decode(message.body, type=str), broker.now)
+
+
 HEARD: dict[int, Callable[[WorkerBroker, Link, Message], None]] = {
     Kind.ATTACH: _attached,
     Kind.DETACH: _detached,
@@ -112,6 +116,7 @@ HEARD: dict[int, Callable[[WorkerBroker, Link, Message], None]] = {
     Kind.KNOWN: lambda broker, link, message: broker.shared_topics.known(link, message),
     Kind.GROUP: _group,
     Kind.ACCOUNT: lambda broker, link, message: broker.accounts.heard(link, message),
+    Kind.FAILED: _failed,
     Kind.APPEND: _append,
     Kind.APPENDED: _was_appended,
 }

@@ -75,6 +75,8 @@ class Kind(IntEnum):
     """Body: an offset, or an error."""
     ACCOUNT = 14
     """How many connections and subscriptions an identity has at this worker. Body: name, these two."""
+    FAILED = 15
+    """Somebody was not let in here. Body: the address."""
 
 
 class Aside(IntEnum):

@@ -137,15 +137,28 @@ def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None
     session.routes[number] = route
     answer = requests.answer_subscribe(broker, session, frame)
 
+    # who sends to an inbox is refused where nobody takes anything: it has its credit from the beginning
+    inbox = body.filter.startswith(PREFIX)
+
     def done(ack_wait: int, error: PortaskError | None) -> None:
         answer(ack_wait, error)
-        if error is None:
+        if error is None and not inbox:
             _first_credit(broker, session, number, route, body)
 
     bare = msgspec.structs.replace(body, messages=0, bytes=0)
     flags = 0 if purse is None else SPLIT | (NO_ROOM if body.max_in_flight else 0)
     first = home_of(body.group, broker.places) if body.group else -1
-    Subscribing(broker, session, number, bare, flags=flags, places=others, first=first, done=done).begin()
+    Subscribing(
+        broker,
+        session,
+        number,
+        bare,
+        elsewhere=body if inbox else bare,
+        flags=flags,
+        places=others,
+        first=first,
+        done=done,
+    ).begin()
 
 
 def _first_credit(

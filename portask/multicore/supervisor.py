@@ -12,6 +12,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,7 +22,7 @@ import structlog
 
 from portask import registry
 from portask.config import Settings
-from portask.errors import PortaskError
+from portask.errors import ConfigError, PortaskError
 from portask.multicore import choosing, talk
 from portask.multicore.shared import Board, EventBell, make_board
 
@@ -31,6 +32,8 @@ _LIVED = 10.0
 """Seconds after which the end of a worker is no part of a series."""
 _FIRST_DELAY, _LAST_DELAY = 0.1, 5.0
 """Seconds before the second worker of a series, and at most."""
+_ANSWER = 10.0
+"""Seconds that workers have to take over new settings."""
 _GRACE = 30.0
 """Seconds beyond the server's own grace that workers have to end."""
 
@@ -46,6 +49,29 @@ class _Child:
         self.since = time.monotonic()
         self.ready = self.empty = False
         self.reason = ""
+
+
+class _News:
+    """New settings, until all workers have answered."""
+
+    def __init__(self, number: int, settings: Settings) -> None:
+        self.number = number
+        self.settings = settings
+        self.missing: set[_Child] = set()
+        self.problems: list[str] = []
+        self.over = threading.Event()
+
+    def answered(self, child: _Child, problems: list[str]) -> None:
+        """One has, or is gone: its successor begins with them."""
+        if child in self.missing:
+            self.missing.discard(child)
+            self.problems += [f"worker {child.place}: {problem}" for problem in problems]
+        self.look()
+
+    def look(self) -> None:
+        """Whether there is somebody to wait for."""
+        if not self.missing:
+            self.over.set()
 
 
 class Supervisor:
@@ -77,7 +103,9 @@ class Supervisor:
         self._due: dict[int, float] = {}  # when a place gets another worker
         self._wake = EventBell(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._stopping = self._listening = False
-        self._new: Settings | None = None
+        self._new: _News | None = None
+        self._told: _News | None = None
+        self._times_new = 0
         self._parts = choosing.divide(settings, count)
 
     # ── from other threads and signal handlers ────────────────────────────────────────────────────────────
@@ -88,9 +116,20 @@ class Supervisor:
         self._wake.ring()
 
     def reload(self, settings: Settings) -> None:
-        """All workers go on with these."""
-        self._new = settings
+        """Returns once all workers go on with these. For one thread at a time, and not that of `run`.
+
+        Raises:
+            ConfigError: some do not, and say why; the others do.
+        """
+        self._times_new += 1
+        news = self._new = _News(self._times_new, settings)
         self._wake.ring()
+        if not news.over.wait(_ANSWER):
+            raise ConfigError(
+                f"not all workers took over the settings within {_ANSWER:g} s: send SIGHUP again"
+            )
+        if news.problems:
+            raise ConfigError("\n".join(news.problems))
 
     # ── the life of it ────────────────────────────────────────────────────────────────────────────────────
 
@@ -127,10 +166,12 @@ class Supervisor:
                 self._listening = True
                 ready(host, self._port)
             if self._new is not None:
-                new, self._new = self._new, None
-                self._settings = new
+                news, self._told, self._new = self._new, self._new, None
+                self._settings = news.settings
+                news.missing.update(self._children.values())
+                news.look()
                 for child in list(self._children.values()):
-                    self._say(child, talk.Reload(self._part(child.place)))
+                    self._say(child, talk.Reload(news.number, self._part(child.place)))
             now = time.monotonic()
             for place in [place for place, due in self._due.items() if due <= now]:
                 del self._due[place]
@@ -237,6 +278,9 @@ class Supervisor:
                 self.durability, self.promise = durability, promise
             case talk.Failed(reason):
                 child.reason = reason
+            case talk.Reloaded(number, problems):
+                if self._told is not None and self._told.number == number:
+                    self._told.answered(child, problems)
             case talk.Empty():
                 child.empty = True
 
@@ -250,6 +294,8 @@ class Supervisor:
         child.process.kill()
         status = child.process.wait()
         del self._children[place]
+        if self._told is not None:
+            self._told.answered(child, [])
         self._board.set(place, 0)
         for other in self._children.values():
             self._say(other, talk.Unlinked(place))

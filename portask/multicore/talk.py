@@ -49,8 +49,9 @@ class Unlinked(msgspec.Struct, tag=True):
 
 
 class Reload(msgspec.Struct, tag=True):
-    """Settings have changed."""
+    """Settings have changed. The number comes back in `Reloaded`."""
 
+    number: int
     settings: Settings
 
 
@@ -80,12 +81,19 @@ class Failed(msgspec.Struct, tag=True):
     reason: str
 
 
+class Reloaded(msgspec.Struct, tag=True):
+    """The worker goes on with the settings of a `Reload`, or has problems and goes on with the old ones."""
+
+    number: int
+    problems: list[str]
+
+
 class Empty(msgspec.Struct, tag=True):
     """The worker has no clients any more."""
 
 
 ToWorker = Boot | Linked | Unlinked | Reload | Stop | Leave
-ToSupervisor = Ready | Failed | Empty
+ToSupervisor = Ready | Failed | Reloaded | Empty
 _to_worker = msgspec.json.Decoder(ToWorker)
 _to_supervisor = msgspec.json.Decoder(ToSupervisor)
 

@@ -23,7 +23,7 @@ from portask.multicore import talk
 from portask.multicore.broker import WorkerBroker
 from portask.multicore.links import Link
 from portask.multicore.shared import Board, EventBell
-from portask.server.build import build_as
+from portask.server.build import build_as, settle
 from portask.server.driver import clock
 from portask.server.reload import take_over
 from portask.server.tls import Tls, tls
@@ -46,7 +46,6 @@ class Worker:
         self._commands = commands
         self._bells = [EventBell(fd) for fd in boot.bells]
         self._bell = self._bells[boot.place]
-        self._now = clock()
         self._over = False
         self._leave = False
         settings = boot.settings
@@ -74,12 +73,13 @@ class Worker:
         engine.wake = self._bell.ring
         threading.Thread(target=self._listen, name="portask-supervisor", daemon=True).start()
         signal.signal(signal.SIGTERM, lambda _number, _frame: self._stop())
+        settle()
         try:
-            self._pump(lambda: engine.joined or self._over)
+            pump(engine, self._bell.fd, lambda: engine.joined or self._over)
             self.server.run(engine, place.host, self._boot.port, self._ready)
             engine.wake = self._bell.ring
             self._say(talk.Empty())
-            self._pump(lambda: self._leave)
+            pump(engine, self._bell.fd, lambda: self._leave)
         finally:
             if isinstance(engine.storage, Closeable):
                 engine.storage.close()
@@ -88,16 +88,6 @@ class Worker:
         log.info("ready", host=host, port=port, pid=os.getpid())
         storage = self.engine.storage
         self._say(talk.Ready(storage.durability.value, promise_of(storage)))
-
-    def _pump(self, done: Callable[[], bool]) -> None:
-        """Takes turns without a server."""
-        poll = select.poll()
-        poll.register(self._bell.fd, select.POLLIN)
-        while not done():
-            self.engine.turn(self._now())
-            due = self.engine.deadline()
-            seconds = math.inf if due is None else (due - self._now()) / 1e6
-            poll.poll(max(0.0, min(seconds, 1.0)) * 1000)
 
     def _say(self, message: talk.ToSupervisor) -> None:
         try:
@@ -143,7 +133,23 @@ class Worker:
             take_over(self.engine, self._encryption, new.settings)
             logs.set_level(new.settings.logging.level)
         except PortaskError as error:
-            log.error("settings not taken over", problems=str(error).splitlines())  # noqa: TRY400 - no traceback
+            self._say(talk.Reloaded(new.number, str(error).splitlines()))
+        else:
+            self._say(talk.Reloaded(new.number, []))
+
+
+def pump(engine: WorkerBroker, bell: int, done: Callable[[], bool]) -> None:
+    """Takes turns without a server until ``done()``, which is looked at after each. ``bell`` is an eventfd."""
+    now = clock()
+    poll = select.poll()
+    poll.register(bell, select.POLLIN)
+    while True:
+        engine.turn(now())
+        if done():  # before it sleeps: the turn may have been what it waited for
+            return
+        due = engine.deadline()
+        seconds = math.inf if due is None else (due - now()) / 1e6
+        poll.poll(max(0.0, min(seconds, 1.0)) * 1000)
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ UINT, NEGINT, BYTES, TEXT, ARRAY, MAP = range(6)
 _U16 = Struct(">BH")
 _U32 = Struct(">BI")
 _U64 = Struct(">BQ")
+_NULL = 0xF6
+_BREAK = 0xFF
 _ARGUMENT_SIZES = {24: 1, 25: 2, 26: 4, 27: 8}
 
 
@@ -45,3 +47,55 @@ def read_integer(data: memoryview, at: int) -> tuple[int, int] | None:
         return None
     value = int.from_bytes(data[at + 1 : at + 1 + size], "big") if size else argument
     return (value if first < 0x20 else -1 - value), at + 1 + size
+
+
+def ends_record(data: memoryview, at: int) -> bool:
+    """Whether key, headers and payload of a record are at ``at``, and nothing behind. About 0.5 µs without headers."""
+    try:
+        at = at + 1 if data[at] == _NULL else _skip_string(data, at, BYTES)
+        at = at + 1 if data[at] == _NULL else _skip_headers(data, at)
+        return _skip_string(data, at, BYTES) == len(data)
+    except (IndexError, ValueError):
+        return False
+
+
+def _skip_headers(data: memoryview, at: int) -> int:
+    pairs, at = _argument(data, at, MAP)
+    while pairs != 0 and (pairs > 0 or data[at] != _BREAK):
+        at = _skip_string(data, at, TEXT)
+        at = _skip_string(data, at, BYTES if data[at] >> 5 == BYTES else TEXT)
+        pairs -= 1
+    return at if pairs == 0 else at + 1
+
+
+def _skip_string(data: memoryview, at: int, major: int) -> int:
+    """Where the string at ``at`` ends. Raises `IndexError` or `ValueError` if there is none, or it is no UTF-8."""
+    size, at = _argument(data, at, major)
+    if size < 0:
+        while data[at] != _BREAK:
+            if data[at] & 31 == 31:
+                raise ValueError("chunks have no chunks")
+            at = _skip_string(data, at, major)
+        return at + 1
+    end = at + size
+    if end > len(data):
+        raise IndexError(end)
+    if major == TEXT:
+        str(data[at:end], "utf-8")
+    return end
+
+
+def _argument(data: memoryview, at: int, major: int) -> tuple[int, int]:
+    """The argument of the head at ``at``, -1 for an indefinite length, and where it ends."""
+    first = data[at]
+    if first >> 5 != major:
+        raise ValueError("another major type")
+    argument = first & 31
+    if argument < 24:
+        return argument, at + 1
+    if argument == 31:
+        return -1, at + 1
+    end = at + 1 + _ARGUMENT_SIZES[argument] if argument in _ARGUMENT_SIZES else 0
+    if not at < end <= len(data):
+        raise ValueError("no argument")
+    return int.from_bytes(data[at + 1 : end], "big"), end

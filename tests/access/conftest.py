@@ -14,6 +14,8 @@ import trustme
 from portask import registry
 from portask.config import tokens
 from tests.cli.conftest import serving
+from tests.conftest import StartBroker
+from tests.together import starting
 
 __all__ = ["serving"]  # a fixture from next door
 
@@ -86,6 +88,13 @@ def any_server(request: pytest.FixtureRequest) -> str:
     if reason := registry.get("server", name).unavailable():
         pytest.skip(reason)
     return name
+
+
+@pytest.fixture(params=[1, 3], ids=["alone", "workers"])
+def start_broker(request: pytest.FixtureRequest) -> Iterator[StartBroker]:
+    """Starts brokers of one process, and of three workers; see `tests.conftest.start_broker`."""
+    with starting(request.param) as start:
+        yield start
 
 
 class People:

@@ -181,8 +181,9 @@ async def test_nothing_that_a_connection_holds_shows_it(broker: RunningBroker, p
 
 def change(broker: RunningBroker, config: Path) -> None:
     """What SIGHUP does, without a process."""
-    broker.engine.admission.authenticator = authenticator(load(config).auth)
-    broker.engine.wake()
+    for engine in broker.engines:
+        engine.admission.authenticator = authenticator(load(config).auth)
+        engine.wake()
 
 
 async def drain(subscription: Subscription) -> None:

@@ -47,15 +47,20 @@ async def responder(url: str, topic: str, group: str = "") -> AsyncIterator[list
         async with client.subscribe(topic, **options) as requests:  # type: ignore[arg-type]
             ready.set()
             async for request in requests:
+                idle.clear()
                 seen.append(request)
                 with contextlib.suppress(UnknownTopic):
                     await client.respond(request, request.payload.upper())
+                idle.set()
 
     ready = asyncio.Event()
+    idle = asyncio.Event()
+    idle.set()
     async with connect(url) as own:
         task = asyncio.create_task(serve(own))
         await ready.wait()
         yield seen
+        await idle.wait()  # a request that is answered and not acknowledged would be another member's, too
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -94,6 +94,7 @@ VARIABLES = st.builds(
         VARIABLES, st.text(max_size=6) | st.sampled_from(["1", "true", "[", "1e999", "memory"]), max_size=4
     )
 )
+@example({"PORTASK_SERVER_ANONYMOUS": "\x85\u2028\x9b"})
 def test_any_environment(tmp_path: Path, environ: dict[str, str]) -> None:
     read(tmp_path / "any.toml", {}, environ)
 

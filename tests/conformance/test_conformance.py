@@ -11,7 +11,7 @@ CASES = [
     pytest.param(entry, item, id=f"{entry.label}-{item.name}")
     for family in FAMILIES
     for entry in registry.entries(family)
-    for item in checks(family)
+    for item in checks(family, thorough=True)
 ]
 
 

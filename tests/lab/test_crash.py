@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 from array import array
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,41 @@ def test_a_killed_broker_loses_nothing(mode: str, tmp_path: Path, capsys: pytest
     assert (kept / "broker.log").stat().st_size > 0
 
 
+@pytest.mark.parametrize("mode", ["os", "synced"])
+def test_nor_does_one_of_several_workers(
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = str(tmp_path / "kept")
+    code = portask(
+        ["lab", "crash", "--rounds", "4", "--workers", "3", "--mode", mode, "--seed", "7", "--json", "--keep", kept]
+    )  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert found["passed"]
+    assert (found["workers"], found["rounds"]) == (3, 4)
+    assert found["workers_killed"] >= len(found["successions"]) > 0
+    assert found["restarts"] >= len(found["recoveries"]) > 0
+    assert found["acked"] > 500
+    assert found["delivered"] == found["stored"] >= found["acked"]
+
+
+def test_a_worker_that_forgets_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What one of them wrote last is taken away once it was killed."""
+    kill = broker.Victim.kill_worker
+
+    def forgetful(self: broker.Victim, chance: random.Random) -> bool:
+        killed = kill(self, chance)
+        for segment in tmp_path.glob("kept/log/worker-*/topics/*/*/*.log"):
+            os.truncate(segment, max(64, segment.stat().st_size // 2))
+        return killed
+
+    monkeypatch.setattr(broker.Victim, "kill_worker", forgetful)
+    monkeypatch.setattr(course, "CATCH_UP_SECONDS", 0.5)
+    found = drill(rounds=2, workers=2, seed=3, keep=tmp_path / "kept")
+    assert not found.passed
+    assert found.verdict.lost + found.verdict.missing > 0
+
+
 def test_a_log_that_forgets_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What was written last is taken away while the broker is down, as by a disk that lied."""
     spawn = broker.Victim.spawn
@@ -58,6 +95,8 @@ def test_a_log_that_forgets_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_what_cannot_be_drilled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="forgets when its process ends"):
         drill(rounds=1, storage="memory")
+    with pytest.raises(ConfigError, match="sqlite cannot be shared by 2 workers"):
+        drill(rounds=1, storage="sqlite", workers=2)
     (tmp_path / "something").touch()
     with pytest.raises(ConfigError, match="not an empty folder"):
         drill(rounds=1, keep=tmp_path)

@@ -11,6 +11,7 @@ FOUR_MINUTES = 240.0
 START_UP = 5.0
 """Seconds for the interpreter, the corpora and the machine's fingerprint."""
 CHOSEN = list(SUITES.values())
+BUDGETS = [suite.budget(QUICK) for suite in CHOSEN]
 
 
 class Clock:
@@ -29,7 +30,7 @@ def test_the_quick_budgets_fit_into_four_minutes_with_everything() -> None:
 def test_whatever_the_machine_the_suites_end_by_the_deadline(slowness: float) -> None:
     """Each suite takes what it is given, and before that conformance takes so many times its budget."""
     clock = Clock()
-    meter = Meter(lambda _: None, CHOSEN, QUICK, clock)
+    meter = Meter(lambda _: None, BUDGETS, clock)
     clock.now += slowness * CONFORMANCE_SECONDS
     given = []
     for suite in CHOSEN:
@@ -43,7 +44,7 @@ def test_whatever_the_machine_the_suites_end_by_the_deadline(slowness: float) ->
 
 def test_what_one_suite_leaves_goes_to_the_next_and_what_one_overruns_is_taken_from_them() -> None:
     clock = Clock()
-    meter = Meter(lambda _: None, CHOSEN, QUICK, clock)
+    meter = Meter(lambda _: None, BUDGETS, clock)
     clock.now += CONFORMANCE_SECONDS
     assert meter.suite(CHOSEN[0]) == pytest.approx(CHOSEN[0].budget(QUICK))
     clock.now += 1.0
@@ -58,7 +59,7 @@ def test_what_one_suite_leaves_goes_to_the_next_and_what_one_overruns_is_taken_f
 def test_the_time_left_only_falls_and_ends_at_nothing() -> None:
     clock = Clock()
     seen: list[Progress] = []
-    meter = Meter(seen.append, CHOSEN, QUICK, clock)
+    meter = Meter(seen.append, BUDGETS, clock)
     meter.stage("conformance")
     for suite in CHOSEN:
         seconds = meter.suite(suite)

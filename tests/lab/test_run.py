@@ -1,6 +1,7 @@
 """A whole run, small: what it leaves behind, what it refuses before it begins, and what an interruption keeps."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -10,8 +11,11 @@ import msgspec
 import pytest
 
 from portask.errors import ConfigError, UnknownVariant
-from portask_lab import report, results, run, suites
+from portask_lab import blocks, report, results, run, suites
 from portask_lab.corpora import CorpusError
+from portask_lab.meter import Meter
+from portask_lab.noise import Rule
+from portask_lab.plan import Plan
 from portask_lab.run import Interrupted, Progress
 
 TINY = msgspec.structs.replace(suites.QUICK, blocks=2, most=2, seconds=0.002, samples=4, messages=200)
@@ -95,6 +99,24 @@ def test_what_is_wrong_is_said_before_anything_is_made(
     assert not (tmp_path / "reports").exists()
 
 
+def test_fewer_variants_take_their_share_of_the_time() -> None:
+    everybody, one = (
+        Plan("full", ["latency", "rings"], None, variants=variants, criteria=None, seed=1)
+        for variants in (None, ["server/epoll", "ring/deque"])
+    )
+    assert everybody.budgets == [suites.SUITES[name].full for name in ("latency", "rings")]
+    assert all(0 < few < 0.7 * many for few, many in zip(one.budgets, everybody.budgets, strict=True))
+
+
+def test_what_quick_cannot_decide_is_full_unless_somebody_says_otherwise() -> None:
+    def profile(names: list[str] | None, said: str | None = None) -> str:
+        return Plan(said, names, None, variants=None, criteria=None, seed=1).profile.name
+
+    assert profile(None) == profile(["rings"]) == profile(["rings", "connections"]) == "quick"
+    assert profile(["connections"]) == "full"
+    assert profile(["connections"], "quick") == "quick"
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="file"):
@@ -119,6 +141,34 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert any("interrupted" in note for note in found.notes)
     assert [block.suite for block in found.blocks] == ["pools"]
     assert {line.block for line in results.read_raw(caught.value.path)} == {0}
+
+
+def test_what_suites_leave_of_their_time_goes_to_those_that_lack_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def little(meter: Meter, suite: suites.Suite) -> float:
+        given.append(suite.name)
+        return 1e-6 if suite.name == "serialization" else 10.0
+
+    given: list[str] = []
+    monkeypatch.setattr(Meter, "suite", little)
+    never = Rule(steal=math.inf, foreign=math.inf)
+    monkeypatch.setattr(blocks, "Rule", lambda: never)
+    path = run.run(suites=["serialization", "pools"], variants=["slab", "struct"], seed=1, out_dir=tmp_path)
+    found = results.load(path)
+    assert given == ["serialization", "pools"]
+    assert [(block.suite, block.index) for block in found.blocks] == [
+        *(("serialization", index) for index in (0, 1)),
+        *(("pools", index) for index in (0, 1)),
+    ]
+    starts = {(block.suite, block.index): block.started for block in found.blocks}
+    assert starts["serialization", 0] < starts["pools", 1] < starts["serialization", 1]
+    assert found.complete
+    assert not [note for note in found.notes if "incomplete" in note]
+    assert len({case.id for case in found.cases}) == len(found.cases)
+    lines = [(line.case, line.arm, line.block) for line in results.read_raw(path)]
+    assert len(set(lines)) == len(lines)
+    assert {block for case, _, block in lines if case.startswith("serialization")} == {0, 1}
 
 
 def test_a_link_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_labels_stand_beside_every_figure_that_comes_of_a_measurement() -> None:
         arm = blocks.Arm(entry.label, "reference", entry, (job,), job.group)
         data.taken.append(blocks.Taken(arm, job, 0, count, measurement))
     run = empty_run(["memory"])
-    summaries.add(run, data, 1)
+    summaries.fill(run, [], [summaries.part(data, 1)])
     assert {case.metric for case in run.cases} == {"growth", "private", "peak", "slope", "queue"}
     assert all(summary.labels == {"held": "in RAM"} for summary in run.summaries)
     assert [line.held for line in run.memory] == ["in RAM"]

@@ -10,10 +10,11 @@ import pytest
 
 from portask import registry
 from portask.registry import Entry
-from portask_lab import suites, workloads
+from portask_lab import blocks, suites, workloads
 from portask_lab.corpora import EMPTY, Corpus
 from portask_lab.corpora.load import load
-from portask_lab.suites import FULL, QUICK, SUITES, Job
+from portask_lab.plan import Plan
+from portask_lab.suites import FULL, QUICK, SUITES, Job, Suite
 from portask_lab.workloads import NotForThis, WrongResult
 from portask_lab.workloads.compression import PHASES, UnderLoad
 from portask_lab.workloads.ring import handoff, hop
@@ -226,5 +227,9 @@ def test_jobs_are_unique_and_complete(profile: suites.Profile) -> None:
         }
 
 
-def test_budgets_of_the_quick_profile_fit_into_four_minutes() -> None:
-    assert 15 + sum(suite.quick for suite in SUITES.values()) + 12 <= 240
+@pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
+def test_the_full_profile_has_time_for_the_blocks_that_it_wants(suite: Suite) -> None:
+    plan = Plan(FULL.name, [suite.name], None, variants=None, criteria=None, seed=1)
+    arms = blocks.arms(plan.jobs[suite.name], plan.available())
+    block = sum(job.seconds for arm in arms for job in arm.jobs)
+    assert suite.blocks(FULL) * block <= 0.9 * suite.budget(FULL), "starting processes takes time, too"

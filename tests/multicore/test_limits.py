@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from portask.config.access import ACTIONS
 from portask.core.accounts import Account
+from portask.core.admission import FAILURES
 from portask.core.identities import Credentials, Identity, Limits
+from portask.errors import AuthenticationFailed
 from portask.wire.frames import Opcode
 from tests.core.talking import LOTS, Client
 from tests.multicore.several import Several
@@ -45,6 +47,31 @@ def test_connections() -> None:
     inside[1].hang_up()
     several.turn()
     assert come(several, 0).take(Opcode.WELCOME)
+
+
+def test_a_worker_that_had_nothing_of_an_identity_knows_what_others_have() -> None:
+    several = limited(connections=2)
+    inside = [come(several, 0) for _ in range(2)]
+    assert all(client.take(Opcode.WELCOME) for client in inside)
+    several.settle()
+    assert come(several, 1).codes() == [(0, "not-permitted")], "its first one there, and the third of all"
+
+
+class Nobody:
+    """Whoever comes is a stranger."""
+
+    def authenticate(self, credentials: Credentials) -> Identity:
+        raise AuthenticationFailed("who are you?")
+
+
+def test_who_keeps_failing_waits_for_the_answer_at_every_worker() -> None:
+    several = Several(3, authenticator=Nobody())
+    for number in range(FAILURES):
+        assert come(several, number % 3).codes() == [(0, "authentication-failed")]
+    late = [come(several, place) for place in range(3)]
+    assert [client.codes() for client in late] == [[], [], []], "the answer takes its time"
+    counts = [worker.broker.admission._failures["test"][1] for worker in several.workers]
+    assert counts == [FAILURES + 1] * 3, "each counts what it did not log"
 
 
 def test_subscriptions_are_counted_once_however_many_workers_have_a_part_of_them() -> None:

@@ -18,10 +18,12 @@ import pytest
 from portask import registry
 from portask.client import Client, connect
 from portask.errors import PortaskError
+from portask.multicore.owners import owner_of
+from tests.access.conftest import Authority, authority
 from tests.cli.conftest import Running, run, serving
 
 Start = Callable[..., Running]
-__all__ = ["serving"]
+__all__ = ["authority", "serving"]
 PARTITIONS = 6
 
 
@@ -113,6 +115,55 @@ async def until(true: Callable[[], bool], seconds: float = 30) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
+async def test_no_dead_letter_is_lost_with_a_worker(serving: Start, tmp_path: Path) -> None:
+    """Each is of a topic whose partition another worker has; all of them are killed in the midst of it."""
+    assert all(owner_of("orders", each, 3) != owner_of("orders.dead", each, 3) for each in range(PARTITIONS))
+    broker = serving(
+        "--workers", "3", "--server", "epoll", "--data", str(tmp_path / "log"), "--log-level", "critical",
+        PORTASK_TOPICS_DEFAULT_PARTITIONS=str(PARTITIONS),
+    )  # fmt: skip
+    published: set[bytes] = set()
+    stopping = False
+
+    async def publish(client: Client) -> None:
+        while not stopping:
+            payloads = [b"%d" % number for number in range(len(published), len(published) + 20)]
+            await client.publish_many("orders", payloads, partition=len(published) // 20 % PARTITIONS)
+            published.update(payloads)
+            await asyncio.sleep(0.005)
+
+    def more(before: int) -> bool:
+        return len(published) > before + 100
+
+    async def refuse(client: Client) -> None:
+        async with client.subscribe("orders", "earliest", group="g", max_deliveries=1, ack_wait=1) as members:
+            async for batch in members.batches():
+                batch.nack(reason="refused")
+
+    async with (
+        connect(broker.url, idempotent=True, reconnect_delay=0.01, request_timeout=60) as client,
+        connect(broker.url, reconnect_delay=0.01, request_timeout=60) as other,
+    ):
+        await client.create_topic("orders", PARTITIONS)
+        publishing, refusing = asyncio.create_task(publish(client)), asyncio.create_task(refuse(other))
+        for place in (0, 1, 2, 0, 1, 2):
+            before = len(published)
+            await asyncio.sleep(0.3)
+            os.kill(sorted(filter(is_worker, workers_of(broker)))[place], signal.SIGKILL)
+            await until(lambda: len([*filter(is_worker, workers_of(broker))]) == 3)
+            await until(partial(more, before))
+        stopping = True
+        await publishing
+        async with asyncio.timeout(60):
+            await until_done(client)
+        refusing.cancel()
+    letters = [payload for each in (await everything(broker.url, "orders.dead")).values() for payload in each]
+    assert set(letters) == published
+    assert len(letters) < 3 * len(published), "what goes aside twice was under way when a worker died"
+    assert broker.end().code == 0
+
+
 async def test_messages_and_groups_follow_the_number_of_workers(serving: Start, tmp_path: Path) -> None:
     data = str(tmp_path / "log")
     published = 0
@@ -200,6 +251,53 @@ async def test_all_workers_read_settings_again(serving: Start, tmp_path: Path) -
     assert all("worker" in json.loads(line) for line in result.err.splitlines() if '"portask.worker"' in line)
 
 
+def test_a_worker_that_cannot_take_over_settings_is_named(
+    serving: Start, authority: Authority, tmp_path: Path
+) -> None:
+    """Its files are gone when it looks: the supervisor saw them a moment before."""
+    pair = authority.issue("127.0.0.1")
+    config = tmp_path / "portask.toml"
+    config.write_text(
+        '[server]\nvariant = "asyncio-protocol"\nworkers = 2\n[storage]\nvariant = "memory"\n'
+        f'[tls]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
+    )
+    broker = serving("--config", str(config))
+    victim = min(filter(is_worker, workers_of(broker)))
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        broker.process.send_signal(signal.SIGHUP)
+        time.sleep(1)  # the other one and the supervisor have read them
+        Path(pair.key).write_text("nothing")
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    said = json.loads(broker.wait_for_log('"settings '))
+    assert said["event"] == "settings not taken over"
+    (problem,) = said["problems"]
+    assert problem.startswith("worker 0: tls.")
+
+
+@pytest.mark.parametrize("ring", ["shared-memory", "native-shm"])
+async def test_any_ring_that_reaches_other_processes_will_do(serving: Start, ring: str) -> None:
+    if reason := registry.get("ring", ring).unavailable():
+        pytest.skip(reason)
+    broker = serving(
+        "--workers", "3", "--server", "epoll", "--storage", "memory", "--log-level", "critical",
+        PORTASK_RING_VARIANT=ring,
+    )  # fmt: skip
+    assert f" ring={ring}" in broker.ready_line
+    payloads = [b"%d" % number * 5000 for number in range(300)]
+    async with connect(broker.url, reconnect_delay=0.01) as client:
+        await client.create_topic("t", PARTITIONS)
+        for _ in range(2):
+            for number in range(PARTITIONS):
+                await client.publish_many("t", payloads, partition=number)
+            found = await everything(broker.url, "t")
+            assert all(each[-300:] == payloads for each in found.values())
+            os.kill(next(filter(is_worker, workers_of(broker))), signal.SIGKILL)
+            await until(lambda: len([*filter(is_worker, workers_of(broker))]) == 3)
+    assert broker.end().code == 0
+
+
 async def test_the_limit_of_connections_is_of_all_workers(serving: Start) -> None:
     broker = serving(
         "--workers", "3", "--server", "epoll", "--storage", "memory", PORTASK_LIMITS_MAX_CONNECTIONS="20"
@@ -227,6 +325,26 @@ async def test_ending_it_finishes_what_is_under_way(serving: Start) -> None:
     await asyncio.to_thread(broker.process.wait, 20)
     result = broker.end()
     assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_is_built_is_no_affair_of_the_garbage_collector(
+    serving: Start, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, gc, os\n"
+        "def tell():\n"
+        f"    with open({str(tmp_path / 'frozen')!r}, 'a') as file:\n"
+        "        print(gc.get_freeze_count(), file=file)\n"
+        "atexit.register(tell)\n"
+    )
+    broker = serving(
+        "--workers", workers, "--server", "epoll", "--storage", "memory", PYTHONPATH=str(tmp_path)
+    )
+    assert broker.end().code == 0
+    counts = sorted(int(line) for line in (tmp_path / "frozen").read_text().split())
+    serve = [count for count in counts if count > 10_000]
+    assert len(serve) == int(workers), f"each process that has clients freezes what it was built of: {counts}"
 
 
 def test_workers_end_with_their_supervisor(serving: Start) -> None:

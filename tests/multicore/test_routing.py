@@ -84,6 +84,22 @@ def test_replies_find_who_asked(several: Several) -> None:
         assert home_of(name, len(several.workers)) in range(len(several.workers))
 
 
+def test_an_inbox_takes_replies_as_soon_as_it_is_there(several: Several) -> None:
+    places = len(several.workers)
+    name = next(name for name in map("_inbox.{}".format, range(1000)) if home_of(name, places) == 1)
+    asking, answering = several.client(0), several.client(1)
+    asking.subscribe(name, 1, start=-1)
+    several.workers[0].take_turn()
+    several.workers[1].take_turn()  # has it; who asked for it does not know yet
+    body = bytes([len(name)]) + name.encode() + batch(b"yes")
+    answering.connection.send(Opcode.SEND, body, answering.correlation())
+    several.workers[1].take_turn()
+    assert answering.take(Opcode.SEND)
+    several.settle()
+    assert [frame.opcode for frame in asking.arrived] == [Opcode.SUBSCRIBE, Opcode.SUBSCRIBE, Opcode.DELIVER]
+    assert asking.payloads() == [b"yes"]
+
+
 def test_a_client_that_leaves_leaves_nothing(several: Several) -> None:
     client = several.client(0)
     client.subscribe(">", messages=10, size=LOTS)

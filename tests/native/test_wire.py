@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portask.contracts import COALESCE_WINDOW_US
-from portask.errors import BatchError
+from portask.errors import BatchError, CodecError
 from portask.messages import Buffer, RecordBatch
+from portask.reference.codec import Cbor2Codec
 from portask.storage.gathering import gather
 from portask.wire import batches, frames
 from portask.wire.coalesce import Coalescer
@@ -113,7 +114,38 @@ NOW = 1_700_000_000_000_000
 CLOSE = st.integers(0, 3) | st.sampled_from(
     [COALESCE_WINDOW_US - 1, COALESCE_WINDOW_US, COALESCE_WINDOW_US + 1]
 )
-RESTS = st.one_of(*4 * [st.binary(max_size=40)], st.just(bytes(4100)))
+STRINGS = st.binary(max_size=40) | st.text(max_size=8).map(str.encode)
+HEADERS = st.dictionaries(st.text(max_size=3), st.text(max_size=8) | st.binary(max_size=30), max_size=3)
+SOUND = st.builds(
+    lambda *parts: b"".join(map(cbor2.dumps, parts)), st.none() | STRINGS, st.none() | HEADERS, STRINGS
+)
+ODD = st.sampled_from(  # what a decoder takes and no encoder of ours makes: lengths that end with a break, wide heads
+    [
+        b"\x5f\x41k\x42ey\xff\xf6\x41x",
+        b"\xf6\xbf\x61h\x7f\x61v\x60\xff\xff\x5f\xff",
+        b"\xf6\xa0\x5b" + bytes(7) + b"\x01x",
+    ]
+)
+BROKEN = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from(
+        [
+            b"\xf6\xf6\x41",
+            b"\xf6\xf6\x41xy",
+            b"\xf6\xf6\x5b" + b"\xff" * 8,
+            b"\xf6\xa1\x61\xff\x60\x40",
+            b"\xf6\xa1\x60\x61\x80\x40",
+            b"\xf6\xa1\x61h\x01\x40",
+            b"\xf6\xbf\x61h\xff\x40",
+            b"\xf6\xf6\x5f\x5f\xff\xff",
+            b"\xf6\xf6\x5f\x61x\xff",
+            b"\xf6\xf6\x5c",
+            b"\xf6\xf6\x61x",
+            b"\x61x\xf6\x40",
+        ]
+    ),
+)
+RESTS = st.one_of(*4 * [SOUND], ODD, BROKEN, st.just(b"\xf6\xf6\x59\x10\x00" + bytes(4096)))
 DELTAS = st.builds(cbor2.dumps, st.integers(-(2**64), 2**64 - 1) | st.integers(-300, 300))
 GATHERED: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
@@ -216,6 +248,47 @@ def test_records_that_end_before_they_began_are_left_alone_or_joined_alike(body:
     assert found == _native.gather_batches(stored, 1 << 16, COALESCE_WINDOW_US, None)
 
 
+@RELAXED
+@given(st.builds(lambda rest: b"\x84\x00" + rest, SOUND | ODD | BROKEN), st.data())
+def test_only_what_can_be_read_is_put_beside_others(record: bytes, data: st.DataObject) -> None:
+    from portask_native import _native
+
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(record) - 1))
+        record = record[:at] + bytes([data.draw(st.integers(0, 255))]) + record[at + 1 :]
+    sound = b"\x84\x00\xf6\xf6\x41x"
+    try:
+        Cbor2Codec().decode(record, 1, 7)
+    except CodecError:
+        readable = False
+    else:
+        readable = record[0] == 0x84 and record[1] < 0x40
+    found: list[Buffer] = [
+        batches.build(body, 1, codec=1, base_timestamp=7, base_offset=offset, append_time=9)
+        for offset, body in enumerate((sound, record))
+    ]
+    for order in (found, [*map(_renumbered, reversed(found), (0, 1))]):
+        gathered = gather(order, 1 << 16)
+        assert gathered == _native.gather_batches(order, 1 << 16, COALESCE_WINDOW_US, None)
+        assert len(gathered) == 2 - readable
+    for kind in (Coalescer, _native.Coalescer):
+        assert kind(_parsed(**ONE, body=sound), 0, NOW).add(_parsed(**ONE, body=record), NOW) is readable
+
+
+ONE: dict[str, Any] = {
+    "count": 1,
+    "codec": 1,
+    "base_timestamp": 7,
+    "ttl": 0,
+    "producer": 0,
+    "attributes": 0,
+}
+
+
+def _renumbered(batch: Buffer, offset: int) -> bytes:
+    return offset.to_bytes(8, "little") + bytes(batch)[8:]
+
+
 def test_records_on_both_sides_of_missing_offsets_stay_apart() -> None:
     from portask_native import _native
 
@@ -234,7 +307,10 @@ def test_records_on_both_sides_of_missing_offsets_stay_apart() -> None:
 def test_what_fails_while_gathering_is_passed_on() -> None:
     from portask_native import _native
 
-    one = [batches.build(b"\x84\0record", 1, codec=1, base_timestamp=NOW, base_offset=at) for at in range(3)]
+    one = [
+        batches.build(b"\x84\0\xf6\xf6\x46record", 1, codec=1, base_timestamp=NOW, base_offset=at)
+        for at in range(3)
+    ]
 
     def fails(batch: bytes) -> bytes:
         raise RuntimeError("no room")
@@ -267,7 +343,7 @@ def test_other_objects_are_type_errors() -> None:
 def test_references_are_given_back() -> None:
     from portask_native import _native
 
-    batch = bytes(batches.build(b"\x84\0record", 1, codec=1, base_timestamp=2**40))
+    batch = bytes(batches.build(b"\x84\0\xf6\xf6\x46record", 1, codec=1, base_timestamp=2**40))
     stream = bytes(frame_header(17, len(batch), 2**31, 2**31) + batch) * 20 + b"garbage of more than 24 bytes"
     arrived = batches.parse(batch)
     objects = (batch, stream, arrived, None, Frame, RecordBatch)

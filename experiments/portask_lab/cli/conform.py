@@ -29,7 +29,7 @@ def conform(name: str, as_json: bool) -> None:
     if reason:
         raise VariantUnavailable(f"{entry.label} {reason}")
     found = []
-    for outcome in outcomes(entry):
+    for outcome in outcomes(entry, thorough=True):
         found.append(outcome)
         if not as_json:
             sign, tone = _SIGNS[outcome.status]

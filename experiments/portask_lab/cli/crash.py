@@ -26,6 +26,13 @@ from portask_lab.crash import Findings
     show_default=True,
     help="What an acknowledgement means.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes that the broker has. Of several, all are killed or only one, by turns.",
+)
 @click.option("--storage", default="segment-log", show_default=True, help="A durable storage variant.")
 @click.option(
     "--seed", type=click.IntRange(0), help="Of the moments and the load; drawn and printed by default."
@@ -41,6 +48,7 @@ def crash(
     *,
     rounds: int,
     mode: Literal["os", "synced"],
+    workers: int,
     storage: str,
     seed: int | None,
     keep: Path | None,
@@ -52,6 +60,8 @@ def crash(
     moments, also while it starts, and started again on the same folder. Then the log is read back: every message that
     was acknowledged must be there, in order, and must have been delivered. About a second a round.
 
+    With --workers, every other round kills one worker instead, at random: the broker's supervisor has to replace it.
+
     Exit status 1 when anything was lost, or any other promise broken.
     """
     from portask.admin import logs  # noqa: PLC0415 - imports the client
@@ -60,7 +70,9 @@ def crash(
     logs.configure("error", color=False)  # reading the log back says things, and stdout is for the result
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     with watching(quiet=as_json) as watch:
-        found = drill(rounds=rounds, mode=mode, storage=storage, seed=seed, keep=keep, watch=watch)
+        found = drill(
+            rounds=rounds, workers=workers, mode=mode, storage=storage, seed=seed, keep=keep, watch=watch
+        )
     if as_json:
         print_json({**msgspec.to_builtins(found), "passed": found.passed})
     else:
@@ -74,8 +86,17 @@ def crash(
 def _show(found: Findings) -> None:
     v = found.verdict
     middle, longest = found.recovery
-    counted = [
-        ("killed", found.rounds, f"{found.early} of them while starting"),
+    counted = [("killed", found.rounds, f"{found.early} of them while starting")]
+    if found.workers > 1:
+        next_one, slowest = found.succession
+        counted += [
+            (
+                "workers killed",
+                found.workers_killed,
+                f"of these; a successor listened after {next_one:.2f} s, {slowest:.2f} s at most",
+            ),
+        ]
+    counted += [
         ("restarts", found.restarts, f"listening after {middle:.2f} s, {longest:.2f} s at most"),
         ("acked", found.acked, f"of {found.sent:,} sent"),
         ("stored", found.stored, "records in the log"),
@@ -105,7 +126,8 @@ def _show(found: Findings) -> None:
         click.echo(paint(f"{count:,} messages were given up by a client: {reason}", "doubt"))
     for text in (*found.stuck, *v.examples):
         click.echo(paint(f"✗ {text}", "fail"))
-    head = f"{found.storage}, durability {found.mode}, seed {found.seed}, {found.seconds:.0f} s"
+    together = f", {found.workers} workers" if found.workers > 1 else ""
+    head = f"{found.storage}, durability {found.mode}{together}, seed {found.seed}, {found.seconds:.0f} s"
     if not found.acked:
         click.echo(paint(f"✗ {head}: nothing was acknowledged, so nothing was proven", "fail"))
     elif found.passed:

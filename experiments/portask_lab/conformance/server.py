@@ -24,6 +24,7 @@ from portask_lab.conformance.server_support import (
     eventually,
     settles,
 )
+from portask_lab.conformance.server_workers import with_workers
 from portask_lab.conformance.suite import Check, Violation, check, require
 
 SUITE: list[Check] = []
@@ -257,3 +258,4 @@ def says_that_the_port_is_taken(entry: Entry) -> None:
 
 SUITE += server_strangers.SUITE
 SUITE += server_limits.SUITE
+MORE = with_workers(SUITE)

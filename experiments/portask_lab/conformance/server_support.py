@@ -7,17 +7,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from portask.contracts import EARLIEST, Server, Storage
 from portask.core.broker import Broker, Options
 from portask.messages import Buffer
+from portask.multicore.owners import owner_of
 from portask.reference.storage import MemoryStorage
 from portask.registry import Entry
 from portask.wire import batches, control
 from portask.wire.connection import Connection, Role
 from portask.wire.frames import Frame, Opcode
+from portask_lab.conformance.server_together import Engines, Together
 from portask_lab.conformance.suite import Violation, require
 
 PATIENCE = 5.0
@@ -27,11 +31,15 @@ GRACE = 0.3
 TOPIC = "conformance"
 
 
+PLACES: ContextVar[int] = ContextVar("places", default=1)
+"""How many workers a broker has that a check runs."""
+
+
 class Running:
     """A broker that runs on a thread of this process, on a free port. The end of the block stops it.
 
     Attributes:
-        broker: The engine: to look into, not to touch while it runs.
+        broker: The engine: to look into, not to touch while it runs. Of several workers, `Engines`.
         port: Where it listens.
         server: The server under test.
         thread: It runs there.
@@ -40,9 +48,23 @@ class Running:
     def __init__(
         self, entry: Entry, options: Options | None = None, port: int = 0, storage: Storage | None = None
     ) -> None:
-        self.broker = Broker(storage or MemoryStorage(), options)
         takes_grace = "grace" in inspect.signature(entry.load()).parameters
-        self.server: Server = entry.make(grace=GRACE) if takes_grace else entry.make()
+        made = partial(entry.make, grace=GRACE) if takes_grace else entry.make
+        self.broker: Any
+        self.server: Server
+        places = PLACES.get()
+        if places == 1:
+            self.broker, self.server = Broker(storage or MemoryStorage(), options), made()
+        else:
+            owner = owner_of(TOPIC, 0, places)
+            together = Together(
+                places,
+                lambda place, make: (
+                    make((place == owner and storage) or MemoryStorage(), options),
+                    made(),
+                ),
+            )
+            self.broker, self.server = Engines(together), together
         self.port = port
         self.failure: BaseException | None = None
         self._ready = threading.Event()

@@ -11,7 +11,7 @@ from portask.contracts import EARLIEST, LATEST
 from portask.messages import TopicPartition
 from portask.registry import Entry
 from portask.wire import batches
-from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of, storage_of
+from portask_lab.conformance.storage_support import BASE, KEY, Driver, batch_of, records, storage_of
 from portask_lab.conformance.suite import Check, check, require
 
 MORE: list[Check] = []
@@ -48,6 +48,36 @@ def it_agrees_with_a_list(entry: Entry) -> None:
                 moved = driver.lookup(EARLIEST)
                 require(first <= moved <= max(first, before), f"a trim to {before} moved {first} to {moved}")
             require(driver.lookup(LATEST) == len(kept), "the next offset moved")
+
+
+@check(MORE)
+def a_record_that_nobody_can_read_spoils_no_other(entry: Entry) -> None:
+    """One-record batches may be joined, but not with one whose record is damaged or goes on behind itself."""
+    bad = [
+        batches.build(body, 1, codec=1, base_timestamp=BASE)
+        for body in (
+            b"\x84",
+            b"\x84\x00\xf6\xf6\x42x",
+            b"\x84\x00\xf6\xf6\x41xy",
+            b"\x84\x00\xf6\x01\x40",
+            b"\xff",
+        )
+    ]
+    with storage_of(entry) as driver:
+        for number, data in enumerate(bad):
+            driver.append(batch_of(b"before %d" % number))
+            driver.append(batches.parse(data))
+            driver.append(batch_of(b"after %d" % number))
+        driver.flush()
+        kept = [driver.read(at, 1)[0] for at in range(3 * len(bad))]
+        for number, data in enumerate(bad):
+            at = 3 * number
+            require(
+                batches.parse(kept[at + 1]).body == batches.parse(data).body, "what came is not what went in"
+            )
+            for offset, payload in ((at, b"before %d" % number), (at + 2, b"after %d" % number)):
+                found = [message.payload for where, message in records([kept[offset]]) if where == offset]
+                require(found == [payload], f"beside an unreadable record, {payload!r} cannot be read")
 
 
 @check(MORE)

@@ -61,15 +61,16 @@ def check(suite: list[Check]) -> Callable[[Body], Body]:
     return mark
 
 
-def checks(family: str) -> list[Check]:
-    """The suite of a family, in the order of its file."""
-    suite: list[Check] = import_module(f"portask_lab.conformance.{family}").SUITE
-    return suite
+def checks(family: str, *, thorough: bool = False) -> list[Check]:
+    """The suite of a family, in the order of its file; a thorough one has what a run of the lab has no time for."""
+    module = import_module(f"portask_lab.conformance.{family}")
+    suite: list[Check] = module.SUITE
+    return [*suite, *getattr(module, "MORE", ())] if thorough else suite
 
 
-def conform(entry: Entry) -> Iterator[Outcome]:
+def conform(entry: Entry, *, thorough: bool = False) -> Iterator[Outcome]:
     """Runs the suite of the entry's family on it, one outcome a check. Only `KeyboardInterrupt` and the like escape."""
-    for item in checks(entry.family):
+    for item in checks(entry.family, thorough=thorough):
         try:
             item.run(entry)
         except NotApplicable as reason:

@@ -14,6 +14,9 @@ What must hold, whatever the moment:
 * Whatever a consumer was given is still in the log, at that offset (*taken back*); a subscription gets each offset
   once, in order; and every acknowledged message was delivered (*undelivered*).
 
+A broker may have several workers: then in every other round only one of them is killed, while the others go on, and the
+broker's supervisor has to replace it.
+
 SIGKILL takes the process and leaves the kernel: it proves nothing about the loss of power. Mode ``synced`` runs here
 too, because a broker that syncs can lose messages in other ways.
 

@@ -1,10 +1,18 @@
-"""The broker that is killed: ``portask serve`` on one folder and one port, again and again."""
+"""The broker that is killed: ``portask serve`` on one folder and one port, again and again.
+
+One of several workers is killed whole, supervisor and workers at once, as by the kernel when memory runs out or by who
+ends a container; or one worker of it is, and gets a successor from its supervisor.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import random
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,16 +32,18 @@ class Victim:
     Attributes:
         port: Where all of them listen.
         starts: How many there were.
+        workers: Processes that each of them has for its clients.
     """
 
-    def __init__(self, folder: Path, storage: str, mode: str, partitions: int) -> None:
+    def __init__(self, folder: Path, storage: str, mode: str, partitions: int, workers: int) -> None:
         self.port = free_port()
         self.starts = 0
+        self.workers = workers
         self._mode = mode
         self._config = folder / "portask.toml"
         self._said = folder / "broker.log"
         self._config.write_text(
-            f'[server]\nhost = "127.0.0.1"\nport = {self.port}\n\n'
+            f'[server]\nhost = "127.0.0.1"\nport = {self.port}\nworkers = {workers}\n\n'
             f"[storage]\nvariant = {json.dumps(storage)}\n\n"
             f"[storage.options]\npath = {json.dumps(str(folder / 'log'))}\nmode = {json.dumps(mode)}\n\n"
             f"[topics.{TOPIC}]\npartitions = {partitions}\n\n"
@@ -41,6 +51,7 @@ class Victim:
         )
         self._process: asyncio.subprocess.Process | None = None
         self._began = 0.0
+        self._since = 0  # where in the log this one begins
 
     async def spawn(self) -> None:
         """Starts one; it is not ready yet."""
@@ -53,8 +64,10 @@ class Victim:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=said,
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
+                process_group=0,  # its workers are in it, too
             )
         self.starts += 1
+        self._since = self._said.stat().st_size
 
     async def ready(self) -> float:
         """Waits until the one that was spawned listens; returns the seconds since then.
@@ -79,13 +92,61 @@ class Victim:
         return took
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL to all of its processes at once."""
+        pid = self._alive()
+        workers = self._worker_pids()
+        os.killpg(pid, signal.SIGKILL)
+        assert self._process is not None  # noqa: S101 - it is alive
+        await self._process.wait()
+        while any(map(_runs, workers)):  # whoever starts a broker again waits for that  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.001)
+
+    def kill_worker(self, chance: random.Random) -> bool:
+        """SIGKILL to one of its workers; false if there is none just now. Its supervisor starts another."""
+        self._alive()
+        pids = self._worker_pids()
+        if pids:
+            self._began = time.monotonic()
+            os.kill(chance.choice(pids), signal.SIGKILL)
+        return bool(pids)
+
+    async def whole(self) -> float:
+        """Waits until all workers listen; returns the seconds since one was killed.
+
+        Raises:
+            PortaskError: the broker ended.
+            ConnectFailed: a successor did not listen in time.
+        """
+        while not self._all_listen():
+            self._alive()
+            if time.monotonic() - self._began > START_SECONDS:
+                raise ConnectFailed(f"a worker has no successor that listens: {self.said()}")
+            await asyncio.sleep(0.005)
+        return time.monotonic() - self._began
+
+    def _all_listen(self) -> bool:
+        with self._said.open("rb") as said:
+            said.seek(self._since)
+            lines = [line for line in said.read().splitlines() if b'"portask.worker"' in line]
+        listening = {found["pid"] for line in lines if (found := json.loads(line))["event"] == "ready"}
+        pids = self._worker_pids()
+        return len(pids) == self.workers and listening.issuperset(pids)
+
+    def _alive(self) -> int:
         assert self._process is not None  # noqa: S101 - spawned before
         if self._process.returncode is not None:
             code = self._process.returncode
             raise PortaskError(f"the broker ended by itself with status {code}: {self.said()}")
-        self._process.kill()
-        await self._process.wait()
+        return self._process.pid
+
+    def _worker_pids(self) -> list[int]:
+        assert self._process is not None  # noqa: S101 - spawned before
+        pid = self._process.pid
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:  # it has just ended
+            return []
+        return [child for child in map(int, children) if _runs(child) and _is_worker(child)]
 
     async def stop(self) -> None:
         """Ends it in order; kills it if it takes too long. Idempotent."""
@@ -97,9 +158,27 @@ class Victim:
             async with asyncio.timeout(_STOP_SECONDS):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
     def said(self) -> str:
         """The tail of its standard error."""
         return self._said.read_bytes()[-1500:].decode(errors="replace").strip() or "it said nothing"
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether this child of a supervisor is one; another may look after its shared memory."""
+    try:
+        return b"portask.multicore" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] != b"Z"

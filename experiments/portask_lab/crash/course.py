@@ -44,9 +44,11 @@ class Findings(msgspec.Struct):
     Attributes:
         storage: The variant.
         mode: What an acknowledgement meant.
-        rounds: How often the broker was killed.
-        early: Of those, while it was still starting.
-        restarts: How often it was started again.
+        workers: Processes that the broker had.
+        rounds: How often it, or one of its workers, was killed.
+        workers_killed: Of those, one of its workers.
+        early: Of all, while the broker, or the successor of a worker, was still starting.
+        restarts: How often the broker was started again.
         seed: Of the moments and the load.
         seconds: The whole drill.
         sent: Messages handed to the producers' clients.
@@ -58,13 +60,16 @@ class Findings(msgspec.Struct):
         failures: Messages that a client gave up, by reason; they are in no promise.
         first_start: Seconds from starting the first broker, on an empty folder, to its listening.
         recoveries: Likewise, of every start after a crash that was not interrupted.
+        successions: Seconds from the death of a worker to its successor's listening.
         stuck: What did not end in time, in words; empty if all did.
         verdict: What became of the messages.
     """
 
     storage: str
     mode: str
+    workers: int
     rounds: int
+    workers_killed: int
     early: int
     restarts: int
     seed: int
@@ -78,6 +83,7 @@ class Findings(msgspec.Struct):
     failures: dict[str, int]
     first_start: float
     recoveries: list[float]
+    successions: list[float]
     stuck: list[str]
     verdict: judge.Verdict
 
@@ -93,12 +99,22 @@ class Findings(msgspec.Struct):
     @property
     def recovery(self) -> tuple[float, float]:
         """Seconds from start to listening after a crash: median and longest; 0 for none."""
-        return (median(self.recoveries), max(self.recoveries)) if self.recoveries else (0.0, 0.0)
+        return _median_and_longest(self.recoveries)
+
+    @property
+    def succession(self) -> tuple[float, float]:
+        """Likewise, from a worker's death to its successor's listening."""
+        return _median_and_longest(self.successions)
+
+
+def _median_and_longest(seconds: list[float]) -> tuple[float, float]:
+    return (median(seconds), max(seconds)) if seconds else (0.0, 0.0)
 
 
 def drill(
     *,
     rounds: int,
+    workers: int = 1,
     mode: Literal["os", "synced"] = "os",
     storage: str = "segment-log",
     seed: int = 0,
@@ -110,6 +126,7 @@ def drill(
 
     Args:
         rounds: At least 1. One takes about a second.
+        workers: Processes that the broker has. Of several, all are killed in every other round, and one in the others.
         mode: Durability to ask the storage for.
         storage: A durable variant.
         seed: Of the moments and the load. The same seed does not make the same run: the machine has its part.
@@ -119,7 +136,7 @@ def drill(
         watch: Told what goes on.
 
     Raises:
-        ConfigError: the storage is not durable, or the folder is not empty.
+        ConfigError: the storage is not durable, or cannot be had by several workers, or the folder is not empty.
         PortaskError: the broker did not come back, or ended by itself.
     """
     entry = registry.get("storage", storage)
@@ -128,9 +145,13 @@ def drill(
             each.name for each in registry.entries("storage") if "durable" in each.capabilities
         )
         raise ConfigError(f"{entry.label} forgets when its process ends: choose one of {durable}")
+    if workers > 1 and "multicore" not in entry.capabilities:
+        raise ConfigError(f"{entry.label} cannot be shared by {workers} workers: give it one")
     with _folder(keep) as folder:
         return asyncio.run(
-            _Drill(folder, storage, mode, rounds=rounds, seed=seed, rate=rate, watch=watch).run()
+            _Drill(
+                folder, storage, mode, rounds=rounds, workers=workers, seed=seed, rate=rate, watch=watch
+            ).run()
         )
 
 
@@ -148,7 +169,16 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 class _Drill:
     def __init__(
-        self, folder: Path, storage: str, mode: str, *, rounds: int, seed: int, rate: float, watch: Watch
+        self,
+        folder: Path,
+        storage: str,
+        mode: str,
+        *,
+        rounds: int,
+        workers: int,
+        seed: int,
+        rate: float,
+        watch: Watch,
     ) -> None:
         self._folder = folder
         self._storage = storage
@@ -158,10 +188,11 @@ class _Drill:
         self._rate = rate
         self._watch = watch
         self._chance = random.Random(seed)
-        self._victim = Victim(folder, storage, mode, PARTITIONS)
+        self._victim = Victim(folder, storage, mode, PARTITIONS, workers)
         self._began = time.monotonic()
         self._recoveries: list[float] = []
-        self._early = 0
+        self._successions: list[float] = []
+        self._workers_killed = self._early = 0
         self._stuck: list[str] = []
 
     async def run(self) -> Findings:
@@ -197,7 +228,7 @@ class _Drill:
             finally:
                 await self._victim.stop()
         self._watch("reading the log back", 0.98, 1.0)
-        log = judge.read(self._folder, self._storage, self._mode, PARTITIONS)
+        log = judge.read(self._folder, self._storage, self._mode, PARTITIONS, self._victim.workers)
         numbered = {writer.index for writer in writers if writer.idempotent}
         verdict = judge.judge(log, acked, numbered, watcher.seen, deliveries)
         verdict.disordered += watcher.disordered
@@ -209,7 +240,9 @@ class _Drill:
         return Findings(
             storage=self._storage,
             mode=self._mode,
+            workers=self._victim.workers,
             rounds=self._rounds,
+            workers_killed=self._workers_killed,
             early=self._early,
             restarts=self._victim.starts - 1,
             seed=self._seed,
@@ -223,6 +256,7 @@ class _Drill:
             failures=dict(failures),
             first_start=first_start,
             recoveries=self._recoveries,
+            successions=self._successions,
             stuck=self._stuck,
             verdict=verdict,
         )
@@ -246,17 +280,13 @@ class _Drill:
             await asyncio.gather(*writing, *reading, return_exceptions=True)
 
     async def _kill(self, writers: list[Writer], tasks: list[asyncio.Task[None]]) -> None:
-        victim, chance, began = self._victim, self._chance, time.monotonic()
+        began = time.monotonic()
         for number in range(1, self._rounds + 1):
-            await asyncio.sleep(chance.uniform(*LIFE))
-            await victim.kill()
-            await victim.spawn()
-            while number + self._early < self._rounds and chance.random() < EARLY:
-                await asyncio.sleep(chance.uniform(*_EARLY_LIFE))
-                self._early += 1
-                await victim.kill()
-                await victim.spawn()
-            self._recoveries.append(await victim.ready())
+            await asyncio.sleep(self._chance.uniform(*LIFE))
+            if self._victim.workers > 1 and number % 2 == 0:
+                await self._kill_worker(number)
+            else:
+                await self._kill_all(number)
             _check(tasks)
             done = (number + self._early) / self._rounds
             spent = time.monotonic() - began
@@ -265,6 +295,30 @@ class _Drill:
             self._watch(text, 0.95 * done, spent / done - spent + 3)
             if done >= 1:
                 return
+
+    async def _kill_all(self, number: int) -> None:
+        victim = self._victim
+        await victim.kill()
+        await victim.spawn()
+        while await self._again(number):
+            await victim.kill()
+            await victim.spawn()
+        self._recoveries.append(await victim.ready())
+
+    async def _kill_worker(self, number: int) -> None:
+        victim = self._victim
+        self._workers_killed += victim.kill_worker(self._chance)
+        while await self._again(number):
+            self._workers_killed += victim.kill_worker(self._chance)
+        self._successions.append(await victim.whole())
+
+    async def _again(self, number: int) -> bool:
+        """Whether, after a moment, who is still starting is to be killed, too."""
+        if number + self._early >= self._rounds or self._chance.random() >= EARLY:
+            return False
+        await asyncio.sleep(self._chance.uniform(*_EARLY_LIFE))
+        self._early += 1
+        return True
 
     async def _settle(
         self, writing: list[asyncio.Task[None]], watcher: Watcher, members: list[Member]

@@ -10,6 +10,7 @@ import msgspec
 
 from portask import registry
 from portask.messages import TopicPartition
+from portask.multicore.owners import owner_of
 from portask.reference.codec import Cbor2Codec
 from portask.wire import batches
 from portask_lab.crash import payloads
@@ -72,18 +73,39 @@ class Verdict(msgspec.Struct):
             self.examples.append(text)
 
 
-def read(folder: Path, storage: str, mode: str, partitions: int) -> Log:
+def read(folder: Path, storage: str, mode: str, partitions: int, workers: int) -> Log:
     """The whole log of the topic, every record decoded and compared with what was published.
+
+    Of several workers each has a part; a partition counts where its owner has it, and nowhere else.
 
     Raises:
         PortaskError: the storage cannot be opened or read.
     """
     log = Log({partition: array("q") for partition in range(partitions)})
+    entry = registry.get("storage", storage)
+    if workers == 1:
+        _read(log, Driven(entry, mode, folder=folder), list(log.ids))
+        return log
+
+    def owner(key: TopicPartition) -> int:
+        return owner_of(key.topic, key.partition, workers)
+
+    parts = entry.load().divide(str(folder / "log"), workers, owner)
+    try:
+        for place, path in enumerate(parts.paths):
+            own = [number for number in log.ids if owner(TopicPartition(TOPIC, number)) == place]
+            _read(log, Driven(entry, mode, folder=folder, path=path), own)
+    finally:
+        parts.close()
+    return log
+
+
+def _read(log: Log, driven: Driven, partitions: list[int]) -> None:
     codec = Cbor2Codec()
-    driven = Driven(registry.get("storage", storage), mode, folder=folder)
     try:
         there = set(driven.storage.partitions())
-        for partition, ids in log.ids.items():
+        for partition in partitions:
+            ids = log.ids[partition]
             key = TopicPartition(TOPIC, partition)
             end = driven.lookup(key) if key in there else 0
             while len(ids) < end:
@@ -98,7 +120,6 @@ def read(folder: Path, storage: str, mode: str, partitions: int) -> Log:
                         ids.append(-1 if found is None else found)
     finally:
         driven.close()
-    return log
 
 
 def judge(

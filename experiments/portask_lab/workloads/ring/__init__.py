@@ -59,17 +59,17 @@ PLANS: tuple[Plan, ...] = (
             workload,
             ("tiny",),
             tuple(_between(where, batch=batch) for batch in (1, BATCH)),
-            seconds=(0.12, 2.0),
+            seconds=(0.1, 1.0),
         )
         for workload, where in (("ring.handoff", "threads"), ("ring.handoff_processes", "processes"))
     ),
-    Plan("rings", "ring.hop", quick=_HOPS, seconds=(0.12, 2.0), applies="processes"),
+    Plan("rings", "ring.hop", quick=_HOPS, seconds=(0.1, 1.0), applies="processes"),
     Plan(
         "rings",
         "ring.hop",
         quick=(),
         full=(_between("threads", waits="sleeping"),),
-        seconds=(0.12, 2.0),
+        seconds=(0.1, 1.0),
         applies="threads",
     ),
 )

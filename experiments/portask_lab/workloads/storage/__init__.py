@@ -111,10 +111,14 @@ _READS: tuple[Params, ...] = ({"batch": 1}, {"batch": 100})
 _ACKS: tuple[Params, ...] = ({"producers": 1, "batch": 1}, {"producers": 100, "batch": 1})
 _PIPELINED: Params = {"producers": 100, "batch": 100}
 _MORE_ACKS: tuple[Params, ...] = (*_ACKS, _PIPELINED, {"producers": 1000, "batch": 1})
-_QUEUES: tuple[Params, ...] = tuple(
-    {"messages": count, "payload": PAYLOAD} for count in (25_000, 50_000, 100_000)
-)
-_MORE_QUEUES: tuple[Params, ...] = (*_QUEUES, {"messages": 200_000, "payload": PAYLOAD})
+
+
+def _queues(*counts: int) -> tuple[Params, ...]:
+    return tuple({"messages": count, "payload": PAYLOAD} for count in counts)
+
+
+_QUEUES = _queues(25_000, 100_000)
+_MORE_QUEUES = _queues(25_000, 50_000, 100_000, 200_000)
 
 
 def _flat_out(modes: tuple[str, ...], applies: str) -> tuple[Plan, ...]:
@@ -126,7 +130,7 @@ def _flat_out(modes: tuple[str, ...], applies: str) -> tuple[Plan, ...]:
             ("tiny",),
             _each(modes, *_APPENDS),
             _each(modes, *_MORE_APPENDS),
-            seconds=(0.06, 0.5),
+            seconds=(0.05, 0.25),
             full_corpora=("tiny", "real"),
             applies=applies,
         ),
@@ -148,7 +152,7 @@ def _acks(quick: tuple[Params, ...], full: tuple[Params, ...], applies: str) -> 
         ("tiny",),
         quick,
         full,
-        seconds=(0.15, 1.5),
+        seconds=(0.12, 1.0),
         controlled=False,
         applies=applies,
     )
@@ -165,7 +169,7 @@ def _on_servers(applies: str, modes: tuple[str, ...], quick: tuple[Params, ...])
             ("tiny",),
             quick,
             _each(modes, *_MORE_APPENDS),
-            seconds=(0.2, 1.0),
+            seconds=(0.15, 0.5),
             **common,
         ),
         Plan("storage", "storage.read", ("tiny",), (), _each(modes[:1], *_READS), **common),
@@ -175,10 +179,10 @@ def _on_servers(applies: str, modes: tuple[str, ...], quick: tuple[Params, ...])
             ("tiny",),
             (),
             _each(modes, *_MORE_ACKS),
-            seconds=(0.15, 1.5),
+            seconds=(0.12, 1.0),
             **common,
         ),
-        Plan("storage", "storage.published", quick=(), full=published, seconds=(0.4, 3.0), **common),
+        Plan("storage", "storage.published", quick=(), full=published, seconds=(0.35, 1.5), **common),
     )
 
 
@@ -217,7 +221,7 @@ PLANS: tuple[Plan, ...] = (
         "storage.published",
         quick=_each(("os",), *_published((100, 1))),
         full=_each(("os", "synced"), *_published((1, 1), (100, 1), (4, 250))),
-        seconds=(0.4, 3.0),
+        seconds=(0.35, 1.5),
         controlled=False,
         applies="durable",
     ),
@@ -226,7 +230,7 @@ PLANS: tuple[Plan, ...] = (
         "storage.published",
         quick=(),
         full=_each(("memory",), *_published((1, 1), (100, 1), (4, 250))),
-        seconds=(0.4, 3.0),
+        seconds=(0.35, 1.5),
         controlled=False,
     ),
     *(
@@ -235,7 +239,7 @@ PLANS: tuple[Plan, ...] = (
             "storage.served",
             quick=(),
             full=_each((mode,), *_SERVED),
-            seconds=(1.0, 3.0),
+            seconds=(1.0, 2.0),
             controlled=False,
             applies="" if mode == "memory" else "durable",
         )

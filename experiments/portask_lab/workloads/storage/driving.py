@@ -159,7 +159,7 @@ class Driven:
 def options_for(entry: Entry, durability: str, folder: str | Path, **options: Any) -> dict[str, Any]:
     """Options that make a variant promise a durability, if it has modes, and keep files in ``folder``, if it has any.
 
-    Of ``options`` those that it knows.
+    Of ``options`` those that it knows; ``path`` is another place for its files.
 
     Raises:
         NotForThis: it has modes, and none of that name.
@@ -174,7 +174,7 @@ def options_for(entry: Entry, durability: str, folder: str | Path, **options: An
             )
         given["mode"] = durability
     if "path" in known:
-        given["path"] = str(Path(folder) / "log")
+        given.setdefault("path", str(Path(folder) / "log"))
     return given
 
 

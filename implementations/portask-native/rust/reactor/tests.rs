@@ -165,6 +165,28 @@ fn many_are_sent_to_at_once_and_a_place_is_given_away_later() {
 }
 
 #[test]
+fn who_is_hung_up_on_or_full_does_not_wait_for_what_comes_next() {
+    with_each(|transport, address, _| {
+        let began = Instant::now();
+        let (mut client, place) = connected(transport, address);
+        let departure = Departure { place, end: 1, closing: true };
+        transport.exchange(&[departure], &[IoSlice::new(b"bye")], Some(PATIENCE)).unwrap();
+        transport.exchange(&[], &[], Some(Duration::ZERO)).unwrap();
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"bye");
+        let (mut client, place) = connected(transport, address);
+        let much = vec![7; 32 << 20];
+        let departure = Departure { place, end: 1, closing: false };
+        transport.exchange(&[departure], &[IoSlice::new(&much)], Some(PATIENCE)).unwrap();
+        let reader = std::thread::spawn(move || client.read_exact(&mut vec![0; 32 << 20]).unwrap());
+        until(transport, |_| reader.is_finished());
+        reader.join().unwrap();
+        assert!(began.elapsed() < PATIENCE, "it slept with something to do");
+    });
+}
+
+#[test]
 fn who_is_paused_is_not_read_until_it_goes_on() {
     with_each(|transport, address, _| {
         let (mut client, place) = connected(transport, address);

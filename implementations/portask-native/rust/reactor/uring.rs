@@ -8,8 +8,11 @@
 //! **What must hold.**
 //!
 //! - *Nothing that the kernel reads or writes is let go before it is done.* Sends do not wait (`MSG_DONTWAIT`): they are
-//!   complete, with whatever the kernel took, when the submission returns; `exchange` does not return before it has seen
-//!   every one's completion. Receive buffers outlive the ring: they are dropped after it, and everything is cancelled first.
+//!   complete, with whatever the kernel took, when the submission returns, and `exchange` does not return before all is
+//!   submitted. Receive buffers outlive the ring: they are dropped after it, and everything is cancelled first.
+//! - *What a send leaves is heard of at once.* Only then it has a completion: a send that did all is not worth one (it is
+//!   skipped, and `MSG_WAITALL` has the kernel call anything less a failure), unless its peer is to be hung up on. So the one
+//!   call may wait for whatever comes, and a socket that is full, or to be closed, does not wait with it.
 //! - *A completion may be about a peer that is gone*, and its place another's. So requests are named by place and serial.
 //! - *A request keeps its socket open.* Closing a descriptor hangs up only when what is asked of it was cancelled too.
 //! - *An end follows what came before it.* Both may be found at once; then the peer ends in the next exchange, when what
@@ -84,8 +87,8 @@ pub struct Uring<T: Send> {
     /// Peers that hung up after they sent something.
     ended: Vec<(u32, u32)>,
     done: Vec<Done>,
-    /// Sends under way.
-    sending: usize,
+    /// There may be sends that the kernel does not have yet.
+    queued: bool,
 }
 
 /// A ring such as `Uring` needs.
@@ -145,8 +148,7 @@ impl<T: Send> Transport<T> for Uring<T> {
         while rest.len() > SENDS {
             let (some, others) = rest.split_at(SENDS);
             start = self.submit_sends(some, parts, start, &mut messages)?;
-            self.enter(self.sending, Some(Duration::ZERO))?;
-            self.reap(departures, parts)?;
+            self.settle(departures, parts)?;
             rest = others;
         }
         self.submit_sends(rest, parts, start, &mut messages)?;
@@ -160,7 +162,7 @@ impl<T: Send> Transport<T> for Uring<T> {
         let came = waiting.wait(timeout, |timeout| self.ask(departures, parts, timeout));
         self.waiting = waiting;
         let settled = self.settle(departures, parts);
-        came.and_then(|came| settled.map(|()| came))
+        came.and_then(|came| settled.map(|more| came || more))
     }
 
     fn pause(&mut self, place: u32, paused: bool) {
@@ -237,7 +239,7 @@ impl<T: Send> Uring<T> {
             rearm: Vec::new(),
             ended: Vec::new(),
             done: Vec::new(),
-            sending: 0,
+            queued: false,
         })
     }
 
@@ -365,12 +367,13 @@ impl<T: Send> Uring<T> {
             assert!(messages.len() < messages.capacity(), "messages stay where they are");
             messages.push(message);
             let entry = opcode::SendMsg::new(fd, &messages[messages.len() - 1])
-                .flags((libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) as u32)
+                .flags((libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL) as u32)
                 .build();
+            let quiet = if departure.closing { squeue::Flags::empty() } else { squeue::Flags::SKIP_SUCCESS };
             // SAFETY: the parts live until `exchange` returns and the messages stay where they are until they are
-            // cleared; before either, every completion was seen (`settle`).
-            unsafe { self.push(&entry.user_data(name(SEND, 0, first))) }?;
-            self.sending += 1;
+            // cleared; before either, all was submitted, and so done (`settle`).
+            unsafe { self.push(&entry.flags(quiet).user_data(name(SEND, 0, first))) }?;
+            self.queued = true;
         }
         Ok(start)
     }
@@ -384,6 +387,7 @@ impl<T: Send> Uring<T> {
             Some(spec) => self.uring.submitter().submit_with_args(wanted, &SubmitArgs::new().timespec(spec)),
             None => self.uring.submit_and_wait(wanted),
         };
+        self.queued &= !self.uring.submission().is_empty();
         match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
@@ -405,7 +409,7 @@ impl<T: Send> Uring<T> {
         if polls && self.nothing_new() {
             return Ok(false);
         }
-        self.enter(self.sending + 1, timeout)?;
+        self.enter(1, timeout)?;
         self.reap(departures, parts)
     }
 
@@ -417,18 +421,28 @@ impl<T: Send> Uring<T> {
         idle && self.uring.completion().is_empty()
     }
 
-    /// Returns when every send is complete.
-    fn settle(&mut self, departures: &[Departure], parts: &[IoSlice<'_>]) -> Result<()> {
-        while self.sending > 0 {
-            let entered = self.enter(1, Some(Duration::from_millis(1)));
+    /// Returns when every send was submitted, so is complete, and what it said was heard; whether there was more than that.
+    fn settle(&mut self, departures: &[Departure], parts: &[IoSlice<'_>]) -> Result<bool> {
+        let mut news = false;
+        while self.unsettled() {
+            let entered = self.enter(0, Some(Duration::ZERO));
             let reaped = self.reap(departures, parts);
-            if let (Err(error), true) = (entered.and(reaped.map(|_| ())), self.sending > 0) {
-                // The kernel may still read what the caller is about to let go, and cannot be asked.
-                eprintln!("portask-native: io_uring does not finish what it was given: {error}");
-                std::process::abort();
+            match (entered.and(reaped), self.unsettled()) {
+                (Ok(more), _) => news |= more,
+                (Err(error), false) => return Err(error),
+                (Err(error), true) => {
+                    // The kernel may still read what the caller is about to let go, and cannot be asked.
+                    eprintln!("portask-native: io_uring does not finish what it was given: {error}");
+                    std::process::abort();
+                }
             }
         }
-        Ok(())
+        Ok(news)
+    }
+
+    /// Whether something may be about to be sent, or was, and what it said found no room among the completions.
+    fn unsettled(&mut self) -> bool {
+        self.queued || self.uring.submission().cq_overflow()
     }
 
     /// Takes the completions in; returns whether there was more than sends.
@@ -471,7 +485,6 @@ impl<T: Send> Uring<T> {
         first: usize,
         result: i32,
     ) -> Result<()> {
-        self.sending -= 1;
         // those with parts end one after the other, each behind where it begins
         let number = departures.partition_point(|departure| departure.end <= first);
         let Some(departure) = departures.get(number) else {

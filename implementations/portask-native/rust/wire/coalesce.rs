@@ -1,7 +1,7 @@
 //! Gathers one-record batches: `portask.wire.coalesce.Coalescer` and `portask.storage.gathering.gather`.
 
 use super::objects::Seen;
-use super::records::{move_in, Gathered, CBOR_SEQUENCE, HEADER};
+use super::records::{is_record, move_in, Gathered, CBOR_SEQUENCE, HEADER};
 use crate::fresh::Fresh;
 use pyo3::exceptions::{PyIndexError, PyOverflowError};
 use pyo3::intern;
@@ -122,7 +122,7 @@ fn fields(batch: &[u8]) -> Option<Gathered> {
         && batch.len() > HEADER + 1
         && header[24..32] == ONE
         && number(48) == 0
-        && batch.get(HEADER) == Some(&0x84);
+        && is_record(&batch[HEADER..]);
     fits.then(|| Gathered {
         base_offset: number(0),
         append_time: number(8),
