@@ -14,7 +14,6 @@ a clock or touches a socket, so any server can drive it, and tests can, with any
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -158,7 +157,7 @@ class Broker:
         self.arrived: dict[Session, None] = {}
         self._dirty: dict[Session, None] = {}
         self.touched: dict[Partition, None] = {}
-        self._handshakes: deque[Session] = deque()
+        self._handshakes: dict[Session, None] = {}
         self._next_sweep = 0
         self.shortage = Shortage(self)
         self._deferred = storage if isinstance(storage, Deferred) else None
@@ -200,7 +199,7 @@ class Broker:
             )
             self._dirty[session] = None
         else:
-            self._handshakes.append(session)
+            self._handshakes[session] = None
         self.sessions[session] = None
         return session
 
@@ -217,6 +216,7 @@ class Broker:
         """See `portask.contracts.Engine.disconnect`."""
         if self.sessions.pop(session, session) is session:
             return
+        self._handshakes.pop(session, None)
         self._let_go(session)
         self.admission.leave(session)
         self.pacing.forget(session)
@@ -544,16 +544,7 @@ class Broker:
         self.groups.delivery.try_again()
         self._next_sweep = now + SWEEP
         self.admission.sweep(now)
-        handshakes = self._handshakes
-        limit = now - self.options.hello_timeout
-        while handshakes and (
-            handshakes[0].connection.state is not State.HANDSHAKE or handshakes[0].since <= limit
-        ):
-            session = handshakes.popleft()
-            if session.connection.state is State.HANDSHAKE and session in self.sessions:
-                seconds = self.options.hello_timeout / _SECOND
-                session.connection.fail(RemoteProtocolError(f"no HELLO within {seconds:g} s"))
-                self._dirty[session] = None
+        self._end_handshakes(now - self.options.hello_timeout)
         if self.options.keepalive:
             silent = now - self.options.keepalive
             for session in self.sessions:
@@ -565,6 +556,20 @@ class Broker:
                     self._dirty[session] = None
         self.retain(now)
         self.shortage.sweep(now)
+
+    def _end_handshakes(self, limit: int) -> None:
+        """Forgets newcomers who are none any more, and hangs up on those who have been here since then or longer."""
+        over = []
+        for session in self._handshakes:
+            if session.connection.state is State.HANDSHAKE and session.since > limit:
+                break
+            over.append(session)
+        for session in over:
+            del self._handshakes[session]
+            if session.connection.state is State.HANDSHAKE:
+                seconds = self.options.hello_timeout / _SECOND
+                session.connection.fail(RemoteProtocolError(f"no HELLO within {seconds:g} s"))
+                self._dirty[session] = None
 
     def retain(self, now: int) -> None:
         """Trims what is over the limits of its retention."""

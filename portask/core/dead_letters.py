@@ -6,6 +6,9 @@ records; how that is done is handed in (`Rewrite`), because the core knows no co
 
 A dead letter is stored before its record counts as done, so a crash between the two publishes it twice and never loses
 it. One that cannot be stored now (no room, no such topic) is tried again after the group's ``ack_wait``.
+
+Everybody waits while a batch is opened, and a few bytes can unfold into millions of records. So a batch is opened once for
+all its records that are given up, only if it `opens`, and a turn does no more than a bounded part of the work.
 """
 
 from __future__ import annotations
@@ -36,14 +39,32 @@ PARTITION = "portask-dead-partition"
 OFFSET = "portask-dead-offset"
 DELIVERIES = "portask-dead-deliveries"
 
-Rewrite = Callable[[Buffer, int, int, Mapping[str, str]], bytes]
-"""``rewrite(batch, first, last, headers)``: a batch of the records at the offsets ``first`` to ``last`` of ``batch``,
-each with ``headers`` and its offset as `OFFSET` added to its own. May raise `PortaskError`."""
+Letter = Callable[[int, int, Mapping[str, str]], bytes]
+"""``letter(first, last, headers)``: a batch of the records at the offsets ``first`` to ``last`` of a batch, each with
+``headers`` and its offset as `OFFSET` added to its own. May raise `PortaskError`."""
+Rewrite = Callable[[RecordBatch], Letter]
+"""Opens a batch, if it `opens`."""
 
+MOST = 32 << 20
+"""What a batch may cost to be opened, and about what a turn spends, in bytes: tenths of a second at the worst."""
+_RECORD = 1024
+"""What a record costs beside its bytes, in bytes."""
+_LETTER = 64 << 10
+"""What a dead letter costs beside that."""
 _PART = 512 * 1024
 """Bytes that a batch of dead letters has, about, before headers are added: any client can take it."""
 _RETRY = 1_000_000
 """µs at least between attempts to store a dead letter."""
+
+
+def cost(batch: RecordBatch) -> int:
+    """Of opening it, in bytes."""
+    return batch.raw_length + _RECORD * batch.count
+
+
+def opens(batch: RecordBatch) -> bool:
+    """Whether it may be opened here; if not, its dead letter is the batch as it is."""
+    return cost(batch) <= MOST
 
 
 class DeadLetters:
@@ -55,14 +76,20 @@ class DeadLetters:
         self._rewrite = rewrite
         self._reading: set[Share] = set()
         self._failing: set[Share] = set()
+        self._spent = 0  # in this turn
 
     def bury(self, now: int) -> None:
         """One read for every share that gave something up; the rest follows in the next turn."""
         waiting = list(self._hub.dying)
         self._hub.dying.clear()
+        self._spent = 0
         for share in waiting:
             share.dying = [each for each in share.dying if each.due == NEVER]
-            if share.dying and share not in self._reading:
+            if not share.dying or share in self._reading:
+                continue
+            if self._spent > MOST:
+                self._hub.dying[share] = None
+            else:
                 self._read(share, now)
 
     def _read(self, share: Share, now: int) -> None:
@@ -93,11 +120,12 @@ class DeadLetters:
     def _publish(
         self, share: Share, ranges: list[Range], found: Sequence[Buffer], start: int, now: int
     ) -> None:
-        """Publishes what of the ranges lies in the batches that were read from ``start`` on."""
+        """Publishes what of the ranges lies in the batches that were read from ``start`` on, as far as a turn goes."""
         position = start
         for batch in found:
             base, time, count, ttl = batches.peek(batch)
             gone = bool(ttl) and batches.expires_at(time, ttl) <= now
+            dead: list[tuple[Range, int, int]] = []
             for each in ranges:
                 if each.due != NEVER:
                     continue
@@ -109,31 +137,40 @@ class DeadLetters:
                 if gone:
                     share.skip(first, last)
                 else:
-                    self._publish_part(share, each, batch, now)
+                    dead.append((each, first, last))
+            if dead and not self._publish_from(share, dead, batch, now):
+                return
             position = base + count
 
-    def _publish_part(self, share: Share, given_up: Range, batch: Buffer, now: int) -> None:
-        """Publishes what of a range lies in the batch, in parts of about `_PART` bytes."""
+    def _publish_from(
+        self, share: Share, dead: list[tuple[Range, int, int]], batch: Buffer, now: int
+    ) -> bool:
+        """Publishes what lies in one batch, in parts of about `_PART` bytes. False if this turn did enough."""
         parsed = batches.parse(batch, batches.ANY_RAW_LENGTH)
-        base, end = parsed.base_offset, parsed.base_offset + parsed.count
-        first, last = max(given_up.first, base), min(given_up.last, end - 1)
-        step = max(1, parsed.count * _PART // parsed.raw_length)
-        headers = {
-            REASON: given_up.reason,
-            GROUP: share.group.name,
-            TOPIC: share.partition.key.topic,
-            PARTITION: str(share.partition.key.partition),
-            DELIVERIES: str(given_up.deliveries),
-        }
-        for low in range(first, last + 1, step):
-            high = min(last, low + step - 1)
-            try:
-                written = batches.parse(
-                    self._rewrite(batch, low, high, headers), self._broker.options.max_raw
-                )
-                self._append(share, written, low, high, now)
-            except PortaskError as error:
-                self._later(share, low, high, now, error)
+        whole = not opens(parsed)
+        step = parsed.count if whole else max(1, parsed.count * _PART // parsed.raw_length)
+        letter = self._rewrite(parsed)
+        self._spent += len(batch) if whole else cost(parsed)
+        for given_up, first, last in dead:
+            headers = {
+                REASON: given_up.reason,
+                GROUP: share.group.name,
+                TOPIC: share.partition.key.topic,
+                PARTITION: str(share.partition.key.partition),
+                DELIVERIES: str(given_up.deliveries),
+            }
+            for low in range(first, last + 1, step):
+                high = min(last, low + step - 1)
+                try:
+                    written = batches.parse(letter(low, high, headers), self._broker.options.max_raw)
+                    self._append(share, written, low, high, now)
+                except PortaskError as error:
+                    self._later(share, low, high, now, error)
+                else:
+                    self._spent += _LETTER + len(written.data)
+                if self._spent > MOST:
+                    return False
+        return True
 
     def _append(self, share: Share, written: RecordBatch, first: int, last: int, now: int) -> None:
         key = share.partition.key

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+import structlog
 from msgspec import structs
 
 from portask.core.accounts import STRANGER, Standing
 from portask.core.nothing import NOTHING
 from portask.core.partitions import Cursor, Partition, Subscription
 from portask.core.rates import Meter
-from portask.errors import OffsetOutOfRange, PortaskError
+from portask.errors import BatchError, NotPermitted, OffsetOutOfRange, PortaskError, RemoteProtocolError
 from portask.messages import Buffer
 from portask.wire import control
 from portask.wire.connection import Connection, Role, State
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from portask.core.broker import Broker
     from portask.core.groups import Seat
 
+log = structlog.get_logger("portask.broker")
 
 # Members of an enumeration are slow to look up.
 _CLOSED = State.CLOSED
 _PUBACK = int(Opcode.PUBACK)
 
+_OFFENCES = (BatchError, NotPermitted, RemoteProtocolError)
+"""What a client should not have asked for; the first one of a connection is logged."""
 ANSWERS_LIMIT = 1 << 20
 """Bytes of answers that may be under way to one connection before its further requests wait."""
 
@@ -69,6 +73,8 @@ class Session:
         reading: Bytes that its FETCHes may still bring: reads that are under way.
         answered: Bytes of answers to requests that ask for much, in this turn.
         owed: Bytes that were queued while it was congested.
+        logged: The log says why it was hung up on.
+        complained: The log says what it should not have asked for.
         told: It knows that the broker is going away.
         certificate: Names in the certificate of its client.
         standing: Whose it is, and what that allows.
@@ -88,6 +94,7 @@ class Session:
         "certificate",
         "channels",
         "closing",
+        "complained",
         "congested",
         "connection",
         "cursors",
@@ -133,7 +140,7 @@ class Session:
         self.closing = False
         self.congested = False
         self.paused = False
-        self.logged = False
+        self.logged = self.complained = False
         self.told = False
         self.reading = self.answered = self.owed = 0
         self.last_seen = self.since = now
@@ -218,6 +225,12 @@ class Session:
             self.connection.fail(error)
             self.closing = True
             return
+        if isinstance(error, _OFFENCES) and not self.complained:
+            self.complained = True
+            name = self.standing.identity.name
+            log.warning(
+                "a request was refused", peer=self.peer, identity=name, code=error.code, reason=str(error)
+            )
         body = control.Error(error.code, str(error)[:1024])
         if isinstance(error, OffsetOutOfRange):
             body.first, body.next = error.first, error.next

@@ -1,18 +1,19 @@
 """How a broker rewrites records as dead letters: with whichever registered codec wrote them.
 
-A batch that cannot be opened here (a codec that is not installed, a dictionary that only clients have) must go aside
-all the same: then the dead letter's payload is the stored batch as it is, its header `FORM` says so, and the other
+A batch that cannot be opened here (a codec that is not installed, a dictionary that only clients have, so many records
+that everybody would wait for them) must go aside all the same: then the dead letter's payload is the stored batch as it is, its header `FORM` says so, and the other
 headers say which of its records are meant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from portask import registry
 from portask.contracts import Codec
-from portask.core.dead_letters import OFFSET
-from portask.errors import BatchError, CodecError
+from portask.core.dead_letters import OFFSET, Letter, opens
+from portask.errors import BatchError, BatchTooLarge, CodecError
 from portask.messages import Buffer, Message, RecordBatch
 from portask.reference.codec import Cbor2Codec
 from portask.wire import batches
@@ -27,23 +28,28 @@ _writer = Cbor2Codec()
 _no_dictionaries = Dictionaries()
 
 
-def rewrite(batch: Buffer, first: int, last: int, headers: Mapping[str, str]) -> bytes:
-    """See `portask.core.dead_letters.Rewrite`. Costs a decoding of the whole batch.
-
-    Raises:
-        CodecError: the messages cannot be encoded again.
-    """
-    parsed = batches.parse(batch, batches.ANY_RAW_LENGTH)
+def rewrite(batch: RecordBatch) -> Letter:
+    """See `portask.core.dead_letters.Rewrite`. Costs a decoding of the whole batch, if it opens; see `opens`."""
     try:
-        messages = _decoded(parsed)
+        if not opens(batch):
+            raise BatchTooLarge(
+                f"{batch.count:,} records of {batch.raw_length:,} bytes are too much to be opened at the broker"
+            )
+        messages = _decoded(batch)
     except (BatchError, CodecError) as error:
-        return _whole(parsed, first, last, headers, f"{type(error).__name__}: {error}")
+        return partial(_whole, batch, f"{type(error).__name__}: {error}")
+    return partial(_some, batch, messages)
+
+
+def _some(
+    batch: RecordBatch, messages: Sequence[Message], first: int, last: int, headers: Mapping[str, str]
+) -> bytes:
     dead = []
     for offset in range(first, last + 1):
-        m = messages[offset - parsed.base_offset]
+        m = messages[offset - batch.base_offset]
         added = {**(m.headers or {}), **headers, OFFSET: str(offset)}
         dead.append(Message(m.payload, m.key, added, m.timestamp))
-    return _encoded(dead, parsed.base_timestamp)
+    return _encoded(dead, batch.base_timestamp)
 
 
 def _decoded(batch: RecordBatch) -> Sequence[Message]:
@@ -66,7 +72,7 @@ def _codec(wire_id: int) -> Codec:
     raise CodecError(f"no codec with the wire id {wire_id} is installed at the broker")
 
 
-def _whole(batch: RecordBatch, first: int, last: int, headers: Mapping[str, str], reason: str) -> bytes:
+def _whole(batch: RecordBatch, reason: str, first: int, last: int, headers: Mapping[str, str]) -> bytes:
     more = {FORM: "batch", FORM_REASON: reason, OFFSET: str(first), LAST_OFFSET: str(last)}
     dead = Message(bytes(batch.data), None, {**headers, **more}, batch.base_timestamp)
     return _encoded([dead], batch.base_timestamp)

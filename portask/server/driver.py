@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ from portask.messages import Buffer
 from portask.server.tls import Tls, names_in
 
 _JOIN_BELOW = 64 * 1024
+_TLS_READ = 64 * 1024
+"""Buffer of an encrypted connection on asyncio's own loop: four records. Each has one all its life."""
+_SWEEP = 1.0
+"""Seconds between looks at TLS handshakes."""
 
 
 def clock() -> Callable[[], int]:
@@ -175,6 +180,8 @@ class LoopServer:
         self._tls = tls
         self.listening: dict[str, Any] = {"backlog": backlog}
         if tls is not None:
+            # 256 KiB by default, filled with zeros before anything came: 10,000 silent strangers would cost 2.6 GB
+            SSLProtocol.max_size = _TLS_READ
             self.listening |= {
                 "ssl": tls.context,
                 "ssl_handshake_timeout": tls.handshake_timeout,
@@ -212,8 +219,10 @@ class LoopServer:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         driver = Driver(engine, loop, self.grace)
+        sweeping = None
         if self._tls is not None:
             self._tls.connected = lambda: engine.connections
+            sweeping = asyncio.create_task(_sweep(self._tls))
         server = await self.listen(driver, host, port)
         if self._bell >= 0:
             loop.add_reader(self._bell, driver.arrived)  # the turn that follows reads it
@@ -234,3 +243,12 @@ class LoopServer:
             await driver.shut_down()
             if self._bell >= 0:
                 loop.remove_reader(self._bell)
+            if sweeping is not None:
+                sweeping.cancel()
+
+
+async def _sweep(tls: Tls) -> None:
+    """As long as the server lives."""
+    while True:
+        await asyncio.sleep(_SWEEP)
+        tls.sweep()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,26 @@ class Tls:
         """A handshake begins; its number, or -1 if there are too many connections."""
         now = time.monotonic()
         begun = self._begun
-        # clients that hang up in the midst of it are not heard of
-        while begun and begun[first := next(iter(begun))] <= now:
-            del begun[first]
         if self.connected() + len(begun) >= self._limit:
-            return -1
+            self._expire(now)
+            if self.connected() + len(begun) >= self._limit:
+                return -1
         number = next(self._numbers)
         begun[number] = now + self.handshake_timeout
         return number
+
+    def sweep(self) -> None:
+        """To be called once a second: logs what came to no end, and what was only counted."""
+        now = time.monotonic()
+        self._expire(now)
+        _failures.sum_up(now)
+
+    def _expire(self, now: float) -> None:
+        """Gives up those whose time is over. Clients that hang up in the midst of theirs are not heard of until then."""
+        over = list(takewhile(lambda number: self._begun[number] <= now, self._begun))
+        for number in over:
+            del self._begun[number]
+            _failures.log(f"not finished within {self.handshake_timeout:g} s, or the client hung up")
 
     def end(self, number: int) -> None:
         """It came to its end, whichever."""
@@ -125,14 +137,21 @@ class _Failures:
         self._count = 0
 
     def log(self, reason: str) -> None:
+        """One failed."""
         now = time.monotonic()
-        if now >= self._ends:
-            if self._count > self.MOST:
-                log.warning("more TLS handshakes failed", count=self._count - self.MOST)
-            self._ends, self._count = now + self.WINDOW, 0
+        self.sum_up(now)
+        if not self._count:
+            self._ends = now + self.WINDOW
         self._count += 1
         if self._count <= self.MOST:
             log.warning("TLS handshake failed", reason=reason)
+
+    def sum_up(self, now: float) -> None:
+        """Logs how many more there were, once the time is over."""
+        if now >= self._ends:
+            if self._count > self.MOST:
+                log.warning("more TLS handshakes failed", count=self._count - self.MOST)
+            self._count = 0
 
 
 _failures = _Failures()

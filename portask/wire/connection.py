@@ -397,6 +397,8 @@ class Connection:
         """Tells the peer why, and closes: nothing more is received or sent after the output that is queued."""
         if self.state is State.CLOSED:
             return
+        # what was raised leads back here by its frames, and to the bytes that came: nothing would be freed in time
+        fault.__traceback__ = fault.__context__ = fault.__cause__ = None
         self.fault = fault
         body = control.encode(control.Error(fault.code, str(fault)[:1024]))
         self.output.append((Opcode.ERROR, 0, len(body), 0, 0, (body,)))

@@ -20,6 +20,7 @@ COMMANDS = {
     "profile": "Draw a flame graph of a variant at work.",
     "crash": "Kill a broker again and again, and count what is lost.",
     "stall": "Let a subscriber stop reading for a while, and see what it costs.",
+    "siege": "Attack a broker in many ways, and see what it costs.",
     "selftest": "Plant slowdowns and see whether the lab finds them here.",
 }
 

@@ -40,12 +40,12 @@ def dial(port: int, host: str = "127.0.0.1", timeout: float = SETUP_TIMEOUT) -> 
 class Setup:
     """Blocking request and answer on a socket, for everything before the measurement."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, token: str | None = None) -> None:
         self.sock = sock
         self.connection = Connection(Role.CLIENT)
         self._correlation = 0
         self._waiting: list[Frame] = []
-        self.connection.send_hello("portask-lab")
+        self.connection.send_hello("portask-lab", token)
         self._flush()
         while self.connection.welcome is None:
             self._receive()

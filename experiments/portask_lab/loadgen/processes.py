@@ -52,15 +52,21 @@ class Child:
         command: What to run.
         port: Where it listens, if the caller chose; else the process says ``ready <port>`` on its standard output.
         answers: Whether the server on that port is up; asked until it is. By default: it accepts a connection.
+        errors: A file for its standard error, for those who want to read along; a temporary one by default.
 
     Raises:
         ConnectFailed: it ended, or did not listen in time; with what it said last.
     """
 
     def __init__(
-        self, command: Sequence[str], port: int = 0, answers: Callable[[int], bool] | None = None
+        self,
+        command: Sequence[str],
+        port: int = 0,
+        answers: Callable[[int], bool] | None = None,
+        errors: Path | None = None,
     ) -> None:
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
+        # appending, so that who reads it does not move the place where the child writes; closed by `stop`
+        self._errors: IO[bytes] = tempfile.TemporaryFile("a+b") if errors is None else errors.open("a+b")  # noqa: SIM115
         self.folder = tempfile.TemporaryDirectory(prefix="portask-lab-")
         self._process = subprocess.Popen(
             list(command),

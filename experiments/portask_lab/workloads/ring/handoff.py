@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from portask.contracts import BatchRing, SharedRing
 from portask.errors import RingClosed, RingEmpty, RingFull
@@ -181,8 +181,8 @@ class Handoff(Records):
         return took
 
     def _processes(self, total: int) -> float:
-        with OtherProcess(self.ring, self.traffic.produce, total) as start:
-            start()
+        with OtherProcess(self.ring, self.traffic.produce, total) as producer:
+            producer.start()
             began = time.perf_counter()
             got, wrong = self.traffic.consume(self.ring, total)
             took = time.perf_counter() - began
@@ -193,23 +193,33 @@ class Handoff(Records):
 class OtherProcess:
     """A child that attaches to the ring, says that it is ready, waits for the start, and does its side of the work.
 
-    Leaving waits for its end.
+    Leaving waits for its end; what is larger than a pipe holds must be asked for (`outcome`) before.
     """
 
-    def __init__(self, ring: Any, work: Callable[..., None], *details: Any) -> None:
+    def __init__(self, ring: Any, work: Callable[..., Any], *details: Any) -> None:
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.ours, self.theirs = context.Pipe()
         self.child = context.Process(
             target=_do_there, args=(self.theirs, type(ring), ring.name, work, *details)
         )
 
-    def __enter__(self) -> Callable[[], None]:
+    def __enter__(self) -> Self:
         self.child.start()
         if not self.ours.poll(PATIENCE):
             self.__exit__()
             raise WrongResult(f"the other process did not attach within {PATIENCE:.0f} s")
         self.ours.recv()
-        return lambda: self.ours.send(None)
+        return self
+
+    def start(self) -> None:
+        """Has it begin."""
+        self.ours.send(None)
+
+    def outcome(self) -> Any:
+        """Waits for what its work returned."""
+        if not self.ours.poll(PATIENCE):
+            raise WrongResult(f"the other process did not finish within {PATIENCE:.0f} s")
+        return self.ours.recv()
 
     def __exit__(self, *_: object) -> None:
         self.child.join(PATIENCE)
@@ -220,9 +230,9 @@ class OtherProcess:
         self.theirs.close()
 
 
-def _do_there(pipe: Any, kind: Any, name: str, work: Callable[..., None], *details: Any) -> None:
+def _do_there(pipe: Any, kind: Any, name: str, work: Callable[..., Any], *details: Any) -> None:
     ring = kind.attach(name)
     pipe.send(None)
     pipe.recv()
-    work(ring, *details)
+    pipe.send(work(ring, *details))
     pipe.close()

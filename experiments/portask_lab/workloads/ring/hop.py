@@ -1,7 +1,8 @@
 """How long one record takes to a consumer that waits for it: from just before the put to just after the get.
 
-The producer puts a record, then pauses long enough that the consumer waits again. The record carries the
-time of its put (CLOCK_MONOTONIC, ns: one clock for all processes) and its number, which the consumer checks.
+The producer puts a record, then pauses long enough that the consumer waits again. The record carries its number, which
+the consumer checks. Each side notes its own times (CLOCK_MONOTONIC, ns: one clock for all processes), which are brought
+together at the end: nothing but the clock, the put, the wait and the get lies between the two.
 
 Between processes the producer spins through its pause, so that it is as awake as it would be under load: each
 side has an interpreter of its own, and a core of its own on a machine that has two to spare. Between threads
@@ -18,6 +19,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,7 @@ PATIENCE = 5.0
 WARM_UP = 0.1
 """Share of the records, from the first on, that does not count."""
 
-_STAMP = Struct("<QQ48x")  # 64 bytes, as the hand-off's
+_NUMBER = Struct("<Q56x")  # 64 bytes, as the hand-off's
 _clock = time.monotonic_ns
 
 
@@ -63,16 +65,22 @@ class Hop:
     def measure(self, seconds: float) -> Measurement:
         """As many records as fit into the time."""
         count = max(20, int(seconds / PAUSE))
+        puts: list[int] = []
         if self.between == "processes":
-            with OtherProcess(self.ring, _produce, count, True) as start:
-                start()
-                delays = self._consume(count)
+            with OtherProcess(self.ring, _produce, count, True) as producer:
+                producer.start()
+                gets = self._consume(count)
+                if not self.problem:
+                    puts = producer.outcome()
         else:
-            producer = threading.Thread(target=_produce, args=(self.ring, count, False), daemon=True)
-            producer.start()
-            delays = self._consume(count)
-            producer.join(PATIENCE)
-        ordered = sorted(delays[int(WARM_UP * count) :])
+            thread = threading.Thread(
+                target=lambda: puts.extend(_produce(self.ring, count, False)), daemon=True
+            )
+            thread.start()
+            gets = self._consume(count)
+            thread.join(PATIENCE)
+        delays = [got - put for got, put in zip(gets, puts, strict=not self.problem)]
+        ordered = sorted(delays[int(WARM_UP * count) :]) or [0]
         found = {name: [percentile(ordered, share) / 1e3] for name, share in (("p50", 0.5), ("p99", 0.99))}
         return Measurement(found)
 
@@ -86,13 +94,14 @@ class Hop:
         self.ring.close()
 
     def _consume(self, count: int) -> list[int]:
-        ring, unpack, get = self.ring, _STAMP.unpack, self.ring.get
+        """When each record was there, ns."""
+        ring, unpack, get = self.ring, _NUMBER.unpack, self.ring.get
         wait = _waiting(ring, self.spins)
-        delays: list[int] = []
-        while len(delays) < count:
+        gets: list[int] = []
+        while len(gets) < count:
             if not wait():
                 self.problem = (
-                    f"of {count:,} records {len(delays):,} arrived, then none within {PATIENCE:.0f} s"
+                    f"of {count:,} records {len(gets):,} arrived, then none within {PATIENCE:.0f} s"
                 )
                 break
             try:
@@ -100,22 +109,21 @@ class Hop:
             except RingEmpty:
                 continue
             except RingClosed:
-                self.problem = f"of {count:,} records {len(delays):,} arrived, then the ring was closed"
+                self.problem = f"of {count:,} records {len(gets):,} arrived, then the ring was closed"
                 break
             now = _clock()
-            number, sent = unpack(record)
-            if number != len(delays):
-                self.problem = f"record {len(delays):,} was expected and {number:,} came"
+            (number,) = unpack(record)
+            if number != len(gets):
+                self.problem = f"record {len(gets):,} was expected and {number:,} came"
                 break
-            delays.append(now - sent)
-        return delays
+            gets.append(now)
+        return gets
 
 
 def _waiting(ring: Any, spins: bool) -> Any:
     """A function that returns whether something came within `PATIENCE` seconds."""
     if isinstance(ring, WaitingRing):
-        spin = PATIENCE if spins else 0.0
-        return lambda: ring.wait(PATIENCE, spin)
+        return partial(ring.wait, PATIENCE, PATIENCE if spins else 0.0)
 
     def look() -> bool:
         end = time.monotonic() + PATIENCE
@@ -129,13 +137,18 @@ def _waiting(ring: Any, spins: bool) -> Any:
     return look
 
 
-def _produce(ring: Any, count: int, awake: bool) -> None:
-    pack, pause = _STAMP.pack, int(PAUSE * 1e9)
-    for number in range(count):
+def _produce(ring: Any, count: int, awake: bool) -> list[int]:
+    """Puts so many records; returns when it began to put each, ns."""
+    put, pause = ring.put, int(PAUSE * 1e9)
+    puts: list[int] = []
+    for record in [_NUMBER.pack(number) for number in range(count)]:
         if awake:
             due = _clock() + pause
             while _clock() < due:
                 os.sched_yield()
         else:
             time.sleep(PAUSE)
-        ring.put(pack(number, _clock()))
+        now = _clock()
+        put(record)
+        puts.append(now)
+    return puts

@@ -55,6 +55,11 @@ const PAUSED: u32 = 2;
 const ROOM_ASKED: u32 = 4;
 /// It sends so much in so few frames that its receiving may go on by itself.
 const BULK: u32 = 8;
+/// The last receive took all that it may: there is probably more.
+const MORE: u32 = 16;
+
+/// IORING_RECVSEND_POLL_FIRST of linux/io_uring.h: does not look before it waits.
+const POLL_FIRST: u16 = 1;
 
 fn name(what: u64, serial: u32, place: u32) -> u64 {
     what << 56 | u64::from(serial & 0xFF_FFFF) << 32 | u64::from(place)
@@ -294,6 +299,7 @@ impl<T: Send> Uring<T> {
             opcode::RecvMulti::new(fd, GROUP).build()
         } else {
             opcode::Recv::new(fd, std::ptr::null_mut(), peer.room().min(BUFFER) as u32)
+                .ioprio(if peer.notes & MORE == 0 { POLL_FIRST } else { 0 })
                 .buf_group(GROUP)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
@@ -596,6 +602,7 @@ impl<T: Send> Uring<T> {
             return;
         };
         let most = peer.room().min(BUFFER);
+        peer.notes = if count == most { peer.notes | MORE } else { peer.notes & !MORE };
         peer.next(count, frames, most, BUFFER);
         if frames > FRAMES {
             let goes_on = peer.notes & BULK != 0 && peer.notes & ARMED != 0;
