@@ -97,7 +97,7 @@ VARIANTS = (
         "portask_variants.storage.redis_streams:RedisStorage",
         "streams of a Redis, Valkey or Dragonfly server",
         needs=("redis=portask[redis]", "hiredis=portask[redis]"),
-        capabilities=frozenset({"server"}),
+        capabilities=frozenset({"server", "multicore"}),
         sandbox="portask_lab.sandboxes:server",
     ),
     Entry(
@@ -106,7 +106,7 @@ VARIANTS = (
         "portask_variants.storage.redis_streams:RedisClusterStorage",
         "the same on a cluster",
         needs=("redis=portask[redis]", "hiredis=portask[redis]"),
-        capabilities=frozenset({"cluster"}),
+        capabilities=frozenset({"cluster", "multicore"}),
         sandbox="portask_lab.sandboxes:cluster",
     ),
     Entry("workers", "threads", "portask_variants.workers.threads:ThreadWorkers", "a thread pool"),

@@ -399,6 +399,9 @@ class Broker:
     def group_is_here(self, _group: str, _settings: GroupSettings | None) -> None:
         """This process has something of a group, or, with ``None``, nothing any more."""
 
+    def group_agreed(self, _group: str, _settings: GroupSettings) -> None:
+        """A group that other brokers have too has other settings than this process thought."""
+
     def append(self, partition: Partition, batch: RecordBatch, now: int, done: Appended) -> None:
         """Appends what no client published here, and has it delivered."""
 

@@ -139,6 +139,7 @@ class Coordinator:
                 if settings != group.settings:  # somebody elsewhere was first
                     check_agreement(group, settings, group.given)
                     group.settings = settings
+                    self._broker.group_agreed(group.name, settings)
             except PortaskError as refusal:
                 done(refusal)
                 return

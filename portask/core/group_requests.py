@@ -240,7 +240,7 @@ def describe(broker: Broker, text: str, seen: Callable[[str], bool], done: Group
     def found(parts: Sequence[GroupPart], error: PortaskError | None) -> None:
         everywhere: dict[str, list[GroupPart]] = {name: [] for name in here}
         for part in parts:
-            if matches(part.group) and seen(part.group):
+            if matches(part.group) and seen(part.group) and broker.owns(part.partition):
                 everywhere.setdefault(part.group, []).append(part)
         try:
             infos = [

@@ -274,6 +274,13 @@ class WorkerBroker(Broker):
         for link in self.links.values():
             self._tell(link, Kind.GROUP, (group, settings))
 
+    def group_agreed(self, group: str, settings: GroupSettings) -> None:
+        """See `Broker.group_agreed`."""
+        for link in self.links.values():
+            self._tell(link, Kind.AGREED, (group, settings))
+        if not self.in_turn:
+            self.wake()
+
     def append(self, partition: Partition, batch: RecordBatch, now: int, done: Appended) -> None:
         """See `Broker.append`."""
         place = self.owner(partition.key)

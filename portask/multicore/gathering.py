@@ -277,7 +277,7 @@ def _one_group(parts: Sequence[control.GroupInfo], seen: Callable[[str], bool]) 
             )
             known.in_flight += member.in_flight
     partitions = [each for part in parts for each in part.partitions if seen(each.topic)]
-    first = parts[0]
+    first = max(parts, key=lambda each: len(each.partitions))  # who has some knows what was agreed on
     return control.GroupInfo(
         first.group,
         first.ack_wait,

@@ -73,6 +73,17 @@ def _group(broker: WorkerBroker, link: Link, message: Message) -> None:
         known[name] = settings
 
 
+def _agreed(broker: WorkerBroker, _link: Link, message: Message) -> None:
+    """The store knows better than a worker that has no partition of a group's topics, and asked it nothing."""
+    name, settings = msgspec.msgpack.decode(message.body, type=tuple[str, GroupSettings])
+    for known in broker.groups_elsewhere.values():
+        if name in known:
+            known[name] = settings
+    group = broker.groups.groups.get(name)
+    if group is not None and not group.shares:
+        group.settings = settings
+
+
 def _append(broker: WorkerBroker, link: Link, message: Message) -> None:
     """Another worker has a dead letter for a partition of this one."""
     key = msgspec.msgpack.decode(message.body[: message.session], type=TopicPartition)
@@ -115,6 +126,7 @@ HEARD: dict[int, Callable[[WorkerBroker, Link, Message], None]] = {
     Kind.TOPIC: lambda broker, link, message: broker.shared_topics.told(link, message),
     Kind.KNOWN: lambda broker, link, message: broker.shared_topics.known(link, message),
     Kind.GROUP: _group,
+    Kind.AGREED: _agreed,
     Kind.ACCOUNT: lambda broker, link, message: broker.accounts.heard(link, message),
     Kind.FAILED: _failed,
     Kind.APPEND: _append,

@@ -77,6 +77,8 @@ class Kind(IntEnum):
     """How many connections and subscriptions an identity has at this worker. Body: name, these two."""
     FAILED = 15
     """Somebody was not let in here. Body: the address."""
+    AGREED = 16
+    """What members of a group at all brokers over one store agreed on, as the store says. Body: name, settings."""
 
 
 class Aside(IntEnum):

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from portask.errors import PortaskError
 from portask.multicore.owners import owner_of
 from tests.access.conftest import Authority, authority
 from tests.cli.conftest import Running, run, serving
+from tests.redis_streams.conftest import Place, servers
 
 Start = Callable[..., Running]
 __all__ = ["authority", "serving"]
@@ -188,6 +189,73 @@ async def test_messages_and_groups_follow_the_number_of_workers(serving: Start, 
             assert (info.lag, len(info.partitions)) == (0, PARTITIONS)
         assert broker.end().code == 0
     assert sorted(map(int, consumed)) == list(range(published)), "the group goes on where it was"
+
+
+@pytest.fixture
+def store() -> Iterator[Place]:
+    """A server that keeps records for brokers."""
+    with servers("valkey") as place:
+        yield place
+
+
+@pytest.mark.slow
+async def test_workers_over_a_server_lose_nothing_with_one_of_them(serving: Start, store: Place) -> None:
+    """Each opens the store for what it owns; what one held for a group is its successor's, after a while."""
+    broker = serving(
+        "--workers", "3", "--server", "epoll", "--log-level", "critical",
+        PORTASK_STORAGE_VARIANT="redis",
+        PORTASK_STORAGE_OPTIONS_URL=store.options["url"],
+        PORTASK_STORAGE_OPTIONS_PREFIX="workers",
+        PORTASK_STORAGE_OPTIONS_LEASE_S="1",
+    )  # fmt: skip
+    acked: dict[int, list[bytes]] = {number: [] for number in range(PARTITIONS)}
+    consumed: set[bytes] = set()
+    stopping = False
+
+    async def publish(client: Client, number: int) -> None:
+        while not stopping:
+            payload = b"%d:%d" % (number, len(acked[number]))
+            await client.publish("t", payload, partition=number)
+            acked[number].append(payload)
+
+    async def consume(client: Client) -> None:
+        async with client.subscribe("t", "earliest", group="g", ack_wait=5) as group:
+            async for message in group:
+                consumed.add(message.payload)
+
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                connect(broker.url, idempotent=True, reconnect_delay=0.01, request_timeout=60)
+            )
+            for _ in range(PARTITIONS + 2)
+        ]
+        await clients[0].create_topic("t", PARTITIONS)
+        consuming = [asyncio.create_task(consume(client)) for client in clients[PARTITIONS:]]
+        publishing = [asyncio.create_task(publish(clients[number], number)) for number in acked]
+        for place in (0, 1, 2):
+            before = {number: len(each) for number, each in acked.items()}
+            await asyncio.sleep(0.3)
+            os.kill(sorted(filter(is_worker, workers_of(broker)))[place], signal.SIGKILL)
+            await until(lambda: len([*filter(is_worker, workers_of(broker))]) == 3)
+            await until(partial(all_moved, before, acked))
+        stopping = True
+        await asyncio.gather(*publishing)
+        everyone = {payload for payloads in acked.values() for payload in payloads}
+        await until(lambda: consumed == everyone)
+        async with asyncio.timeout(30):
+            await until_done(clients[0])
+        (info,) = await clients[0].groups()
+        assert sorted(part.partition for part in info.partitions) == list(range(PARTITIONS))
+        reply = asyncio.create_task(clients[0].request("ask", b"?", timeout=10))
+        async with clients[1].subscribe("ask", "earliest") as requests:
+            await clients[1].respond(await requests.get(10), b"!")
+        assert (await reply).payload == b"!", "whichever workers the two are at"
+        for task in consuming:
+            task.cancel()
+        await asyncio.gather(*consuming, return_exceptions=True)
+    assert await everything(broker.url, "t") == acked, "every one once, in order"
+    assert broker.end().code == 0
 
 
 def test_what_cannot_be_shared_is_refused_in_one_line(tmp_path: Path) -> None:

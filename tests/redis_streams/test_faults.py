@@ -154,8 +154,8 @@ def test_publishers_wait_while_the_server_is_away_and_go_on(
             pending = [client.publish_nowait("a", b"%d" % number + bytes(4000)) for number in range(100)]
             for _ in range(20):
                 await asyncio.sleep(0.02)
-            (session,) = broker.engine.sessions
-            assert session.paused, "the broker reads no more than it may hold"
+            sessions = [session for engine in broker.engines for session in engine.readers()]
+            assert any(session.paused for session in sessions), "the broker takes no more than it may hold"
             assert not any(each.done() for each in pending)
             child = start("valkey", *arguments, port=port)
             receipts = await asyncio.gather(*pending)
