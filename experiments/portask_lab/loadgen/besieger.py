@@ -342,13 +342,16 @@ def _subscriptions(crew: _Crew) -> Report:
             out = b"".join(frames)
         poller.register(sock, select.POLLIN | (select.POLLOUT if out else 0))
         if time.monotonic() > crew.end + crew.order.patience:
-            report.error = f"{report.attempts - answered} of the requests were never answered"
+            report.error = f"{report.attempts - answered:,} of {report.attempts:,} requests were not answered in time"
             break
         for _, event in poller.poll(100):
             if event & select.POLLOUT:
                 out = out[sock.send(out) :]
             if event & ~select.POLLOUT:
-                data = cut + sock.recv(1 << 18)
+                came = sock.recv(1 << 18)
+                if not came:
+                    raise PortaskError("the broker hung up")
+                data = cut + came
                 start = 0
                 while len(data) - start >= HEADER_SIZE:
                     _, _, opcode, _, length, correlation, _ = links.HEADER.unpack_from(data, start)
@@ -376,6 +379,7 @@ def _bombs(crew: _Crew) -> Report:
     )
     member.request(Opcode.SUBSCRIBE, body, 1)
     kinds = itertools.cycle(_kinds())
+    crew.end = time.monotonic() + crew.order.seconds  # making them takes its time
     for sock in (member.sock, publisher.sock):
         sock.setblocking(False)
     poller = select.poll()
