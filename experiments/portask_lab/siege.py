@@ -124,10 +124,10 @@ class Scale(msgspec.Struct, frozen=True):
         return [
             Assault("slow HELLO", self.slow),
             Assault("half-open", self.half_open),
-            Assault("bombs", 0),
             Assault("subscriptions", 0),
             Assault("wrong token", self.guesses, "address"),
             Assault("oversized", self.oversized),
+            Assault("bombs", 0),  # last: dead letters are still made of them when it is over
         ]
 
 

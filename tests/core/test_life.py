@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from portask.core import requests
-from portask.core.broker import SWEEP, Broker, Options
+from portask.core.broker import HANG_UPS, SWEEP, Broker, Options
 from portask.core.session import Session
 from portask.wire import control
 from portask.wire.connection import TRANSITIONS, Role, State
@@ -39,6 +39,19 @@ def test_a_client_that_never_says_hello_is_told_and_hung_up_on() -> None:
     desk.settle(3 * SECOND)
     assert late.take(Opcode.WELCOME)
     desk.settle(100 * SECOND)
+    assert not late.hung_up
+
+
+def test_many_who_never_say_hello_are_hung_up_on_over_several_turns() -> None:
+    desk = Desk(Options(hello_timeout=3 * SECOND, keepalive=0))
+    silent = [desk.client(greet=False) for _ in range(3 * HANG_UPS + 1)]
+    desk.turn(5 * SECOND)
+    assert sum(client.hung_up for client in silent) == HANG_UPS
+    assert desk.broker.deadline() == 0
+    desk.settle(0)
+    assert all(client.hung_up for client in silent)
+    late = desk.client(greet=False)
+    desk.settle(2 * SECOND)
     assert not late.hung_up
 
 
