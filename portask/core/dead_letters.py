@@ -7,8 +7,8 @@ records; how that is done is handed in (`Rewrite`), because the core knows no co
 A dead letter is stored before its record counts as done, so a crash between the two publishes it twice and never loses
 it. One that cannot be stored now (no room, no such topic) is tried again after the group's ``ack_wait``.
 
-Everybody waits while a batch is opened, and a few bytes can unfold into millions of records. So a batch is opened once for
-all its records that are given up, only if it `opens`, and a turn does no more than a bounded part of the work.
+Everybody waits while a batch is opened, and a few bytes can unfold into millions of records. So a batch is opened once
+for all its records that are given up, only if it `opens`, and a turn does no more than a bounded part of the work.
 """
 
 from __future__ import annotations

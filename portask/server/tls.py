@@ -30,7 +30,7 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _HANDSHAKES = 256
 """Connections above the limit that get as far as being told so."""
 _COLLECT = 256
-"""Failures after which memory is given back: asyncio leaves some in cycles, and glibc keeps what lies between others."""
+"""Failures after which memory is given back: asyncio leaves some in cycles, and glibc keeps what lies between."""
 _KINDS = {"DNS": "DNS:", "URI": "URI:", "email": "EMAIL:"}
 
 
@@ -90,7 +90,7 @@ class Tls:
             _give_back()
 
     def _expire(self, now: float) -> None:
-        """Gives up those whose time is over. Clients that hang up in the midst of theirs are not heard of until then."""
+        """Gives up those whose time is over: clients that hang up in the midst are not heard of before."""
         over = list(takewhile(lambda number: self._begun[number] <= now, self._begun))
         for number in over:
             del self._begun[number]

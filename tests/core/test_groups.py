@@ -478,7 +478,9 @@ def test_a_batch_is_opened_once_for_all_its_dead_letters_and_a_turn_makes_some_o
     some = desk.broker.topics["jobs.dead"].partitions[0].next
     assert 0 < some < len(scattered)
     desk.settle()
-    assert [message.payload for message in read_all(desk, "jobs.dead")] == [b"%d" % first for first, _ in scattered]
+    assert [message.payload for message in read_all(desk, "jobs.dead")] == [
+        b"%d" % first for first, _ in scattered
+    ]
     assert len(opened) < 10
 
 

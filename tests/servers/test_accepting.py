@@ -40,7 +40,7 @@ def test_asyncio_accepts_a_bounded_number_in_one_pass(start_broker: StartBroker,
         stack.enter_context(socket.create_connection((broker.host, broker.port)))
         assert held.wait(PATIENCE)
         for _ in range(300):
-            stack.enter_context(socket.create_connection((broker.host, broker.port)))  # they wait to be accepted
+            stack.enter_context(socket.create_connection((broker.host, broker.port)))
         go_on.set()
         end = time.monotonic() + PATIENCE
         while sum(passes) < 301 and time.monotonic() < end:
