@@ -389,8 +389,7 @@ class _Messenger:
     """Publishes, and receives what it published, on connections that stay."""
 
     def __init__(self, broker: Guarded, token: str) -> None:
-        options = {"ca": broker.ca} if broker.ca else {}
-        self._client = portask.sync.connect(broker.url, token=token, reconnect=False, **options)
+        self._client = portask.sync.connect(broker.url, token=token, reconnect=False, ca=broker.ca)
         self._subscription = self._client.subscribe(MESSAGES)
         self._subscription.start()
         self._number = 0
@@ -403,7 +402,7 @@ class _Messenger:
             self._client.publish(MESSAGES, text)
             got = self._subscription.get(_ANSWER_SECONDS).payload
         except (PortaskError, TimeoutError) as error:
-            return f"a message did not get through: {error or type(error).__name__}"
+            return f"a message did not get through: {error!r}"
         return "" if got == text else f"message {got!r} came instead of {text!r}"
 
     def close(self) -> None:

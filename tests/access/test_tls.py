@@ -354,7 +354,7 @@ def test_handshakes_that_come_to_no_end_are_logged_and_then_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failures = _Failures()
-    failures.WINDOW = 1.0  # type: ignore[misc]
+    failures.WINDOW = 1.0
     monkeypatch.setattr("portask.server.tls._failures", failures)
     settings = {"server.variant": server, "limits.hello_timeout_s": 0.3}
     with capture_logs() as logs, ExitStack() as stack:
