@@ -1,14 +1,14 @@
 """A broker under attack, and somebody beside it who only wants an answer: what do the attackers cost, and whom?
 
-Each assault goes on for some seconds, at a broker with tokens and limits: `portask serve`, as a user would run it; where
-the server can encrypt, at a second one with TLS. What must hold for each:
+Each assault goes on for some seconds, at a broker with tokens and limits: `portask serve`, as a user would run it;
+where the server can encrypt, at a second one with TLS. What must hold for each:
 
 - Every PING of a bystander, who was connected before, is answered within the patience.
 - The broker's memory does not grow by more than its settings allow (`Assault.bound` says which), and comes back.
 - It is alive, all its processes are those that they were, and a message gets through before and afterwards.
-- Whoever was refused is in the log, once, with a reason. Two things are promised in sum: wrong tokens of one address are
-  told one by one ten times and counted then; failed TLS handshakes likewise, and without the address, which the standard
-  library does not tell.
+- Whoever was refused is in the log, once, with a reason. Two things are promised in sum: wrong tokens of one address
+  are told one by one ten times and counted then; failed TLS handshakes likewise, and without the address, which the
+  standard library does not tell.
 """
 
 from __future__ import annotations
@@ -65,19 +65,27 @@ class Assault(msgspec.Struct, frozen=True):
         logged: What is promised of the log: a line for each offender, or a count for their address, or for all failed
             handshakes.
         encrypted: At the broker with TLS.
+        rate: ``count`` is a rate.
     """
 
     name: str
     count: int
     logged: Logged = "each"
     encrypted: bool = False
+    rate: bool = False
 
     @property
     def title(self) -> str:
         """For people."""
         return f"{self.name}, TLS" if self.encrypted else self.name
 
-    def bound(self, settings: Settings, processes: int, connections: int) -> int:
+    def connections(self, settings: Settings) -> int:
+        """Most that the broker has of it at a time: it hangs up after the time for HELLO, and looks once a second."""
+        limits = settings.limits
+        most = round(self.count * (limits.hello_timeout_s + 1)) if self.rate else self.count
+        return min(most, limits.max_connections)
+
+    def bound(self, settings: Settings, processes: int) -> int:
         """Bytes by which the broker's memory may grow, by its settings."""
         limits = settings.limits
         slack = SLACK * processes
@@ -86,14 +94,16 @@ class Assault(msgspec.Struct, frozen=True):
         if self.name == "subscriptions":
             return slack + limits.max_channels * SUBSCRIPTION + ANSWERS_LIMIT * processes
         each = HELLO_LIMIT + CONNECTION + (ENCRYPTED if self.encrypted else 0)
-        return slack + min(connections, limits.max_connections) * each
+        return slack + self.connections(settings) * each
 
     def rest(self, settings: Settings, processes: int) -> int:
-        """Bytes that may be left of it."""
+        """Bytes that may be left of it: allocators keep what small objects lay in, and use it again."""
         slack = SLACK * processes
-        if self.name == "bombs":  # what is stored, and the room of a batch that was opened, which allocators keep
+        if (
+            self.name == "bombs"
+        ):  # what is stored, and the room of a batch that was opened, which allocators keep
             return slack + settings.memory.max_bytes + MOST
-        return slack
+        return slack + self.connections(settings) * HELLO_LIMIT
 
 
 class Scale(msgspec.Struct, frozen=True):
@@ -119,15 +129,15 @@ class Scale(msgspec.Struct, frozen=True):
             return [
                 Assault("slow handshake", self.slow, "handshakes", encrypted=True),
                 Assault("half-open", self.half_open, "handshakes", encrypted=True),
-                Assault("garbage", self.garbage, "handshakes", encrypted=True),
+                Assault("garbage", self.garbage, "handshakes", encrypted=True, rate=True),
             ]
         return [
             Assault("slow HELLO", self.slow),
             Assault("half-open", self.half_open),
-            Assault("bombs", 0),
             Assault("subscriptions", 0),
-            Assault("wrong token", self.guesses, "address"),
+            Assault("wrong token", self.guesses, "address", rate=True),
             Assault("oversized", self.oversized),
+            Assault("bombs", 0),  # last: dead letters are still made of them when it is over
         ]
 
 
@@ -180,7 +190,9 @@ class Round(msgspec.Struct, kw_only=True):
         if self.unanswered:
             found.append(f"the bystander: {self.unanswered}")
         elif self.worst > patience:
-            found.append(f"the bystander waited {self.worst:.2f} s for an answer, {patience:g} s is its patience")
+            found.append(
+                f"the bystander waited {self.worst:.2f} s for an answer, {patience:g} s is its patience"
+            )
         if self.growth > self.bound:
             found.append(f"memory grew by {self.growth:,} bytes, the settings allow {self.bound:,}")
         if self.rest > self.allowed:
@@ -310,7 +322,7 @@ class _Siege:
             left=len(report.left),
             worst=seen.worst,
             unanswered=seen.error,
-            bound=assault.bound(broker.settings, len(processes), max(assault.count, report.attempts)),
+            bound=assault.bound(broker.settings, len(processes)),
             growth=memory.most - memory.base,
             allowed=allowed,
             rest=rest,
@@ -377,8 +389,7 @@ class _Messenger:
     """Publishes, and receives what it published, on connections that stay."""
 
     def __init__(self, broker: Guarded, token: str) -> None:
-        options = {"ca": broker.ca} if broker.ca else {}
-        self._client = portask.sync.connect(broker.url, token=token, reconnect=False, **options)
+        self._client = portask.sync.connect(broker.url, token=token, reconnect=False, ca=broker.ca)
         self._subscription = self._client.subscribe(MESSAGES)
         self._subscription.start()
         self._number = 0
@@ -391,7 +402,7 @@ class _Messenger:
             self._client.publish(MESSAGES, text)
             got = self._subscription.get(_ANSWER_SECONDS).payload
         except (PortaskError, TimeoutError) as error:
-            return f"a message did not get through: {error or type(error).__name__}"
+            return f"a message did not get through: {error!r}"
         return "" if got == text else f"message {got!r} came instead of {text!r}"
 
     def close(self) -> None:

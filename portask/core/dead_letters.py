@@ -7,13 +7,13 @@ records; how that is done is handed in (`Rewrite`), because the core knows no co
 A dead letter is stored before its record counts as done, so a crash between the two publishes it twice and never loses
 it. One that cannot be stored now (no room, no such topic) is tried again after the group's ``ack_wait``.
 
-Everybody waits while a batch is opened, and a few bytes can unfold into millions of records. So a batch is opened once for
-all its records that are given up, only if it `opens`, and a turn does no more than a bounded part of the work.
+Everybody waits while a batch is opened, and a few bytes can unfold into millions of records. So a batch is opened once
+for all its records that are given up, only if it `opens`, and a turn does no more than a bounded part of the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -37,6 +37,8 @@ GROUP = "portask-dead-group"
 TOPIC = "portask-dead-topic"
 PARTITION = "portask-dead-partition"
 OFFSET = "portask-dead-offset"
+OFFSETS = "portask-dead-offsets"
+"""Of a batch that went aside as it is: which of its records are meant, where that is more than one range."""
 DELIVERIES = "portask-dead-deliveries"
 
 Letter = Callable[[int, int, Mapping[str, str]], bytes]
@@ -45,6 +47,10 @@ Letter = Callable[[int, int, Mapping[str, str]], bytes]
 Rewrite = Callable[[RecordBatch], Letter]
 """Opens a batch, if it `opens`."""
 
+Span = tuple[int, int]
+"""Offsets, first and last."""
+_SPANS = 1000
+"""Most that one dead letter names."""
 MOST = 32 << 20
 """What a batch may cost to be opened, and about what a turn spends, in bytes: tenths of a second at the worst."""
 _RECORD = 1024
@@ -108,7 +114,7 @@ class DeadLetters:
             elif error is not None or not found:
                 error = error or StorageError(f"nothing is to be read at offset {offset}")
                 for each in ranges:
-                    self._later(share, each.first, each.last, now, error)
+                    self._later(share, [(each.first, each.last)], now, error)
             else:
                 self._publish(share, ranges, found, offset, now)
             share.dying = [each for each in share.dying if each.due == NEVER]
@@ -151,58 +157,77 @@ class DeadLetters:
         step = parsed.count if whole else max(1, parsed.count * _PART // parsed.raw_length)
         letter = self._rewrite(parsed)
         self._spent += len(batch) if whole else cost(parsed)
+        for headers, spans in self._letters(share, dead, step, whole=whole):
+            try:
+                written = batches.parse(
+                    letter(spans[0][0], spans[-1][1], headers), self._broker.options.max_raw
+                )
+                self._append(share, written, spans, now)
+            except PortaskError as error:
+                self._later(share, spans, now, error)
+            else:
+                self._spent += _LETTER + len(written.data)
+            if self._spent > MOST:
+                return False
+        return True
+
+    def _letters(
+        self, share: Share, dead: list[tuple[Range, int, int]], step: int, *, whole: bool
+    ) -> Iterator[tuple[dict[str, str], list[Span]]]:
+        """Headers and records of each: for a batch as it is, of all that have one fate."""
+        fates: dict[tuple[str, int], list[Span]] = {}
         for given_up, first, last in dead:
+            fates.setdefault((given_up.reason, given_up.deliveries), []).append((first, last))
+        for (reason, deliveries), spans in fates.items():
             headers = {
-                REASON: given_up.reason,
+                REASON: reason,
                 GROUP: share.group.name,
                 TOPIC: share.partition.key.topic,
                 PARTITION: str(share.partition.key.partition),
-                DELIVERIES: str(given_up.deliveries),
+                DELIVERIES: str(deliveries),
             }
-            for low in range(first, last + 1, step):
-                high = min(last, low + step - 1)
-                try:
-                    written = batches.parse(letter(low, high, headers), self._broker.options.max_raw)
-                    self._append(share, written, low, high, now)
-                except PortaskError as error:
-                    self._later(share, low, high, now, error)
-                else:
-                    self._spent += _LETTER + len(written.data)
-                if self._spent > MOST:
-                    return False
-        return True
+            if whole:
+                for at in range(0, len(spans), _SPANS):
+                    some = spans[at : at + _SPANS]
+                    told = {OFFSETS: ",".join(f"{first}-{last}" for first, last in some)}
+                    yield (headers | told if len(some) > 1 else headers), some
+            else:
+                for first, last in spans:
+                    for low in range(first, last + 1, step):
+                        yield headers, [(low, min(last, low + step - 1))]
 
-    def _append(self, share: Share, written: RecordBatch, first: int, last: int, now: int) -> None:
+    def _append(self, share: Share, written: RecordBatch, spans: list[Span], now: int) -> None:
         key = share.partition.key
         broker = self._broker
 
         def found(topic: Topic | None, error: PortaskError | None) -> None:
             if topic is None:
-                self._later(
-                    share, first, last, now, error or StorageError("there is no topic for dead letters")
-                )
+                self._later(share, spans, now, error or StorageError("there is no topic for dead letters"))
                 return
             target = topic.partitions[key.partition % len(topic.partitions)]
             broker.append(target, written, now, stored)
 
         def stored(_offset: int, error: PortaskError | None) -> None:
             if error is not None:
-                self._later(share, first, last, now, error)
+                self._later(share, spans, now, error)
                 return
             self._failing.discard(share)
-            share.bury(first, last)
+            for first, last in spans:
+                share.bury(first, last)
 
-        share.burying(first, last)
+        for first, last in spans:
+            share.burying(first, last)
         broker.topic(share.group.settings.dead_letters_of(key.topic), 0, found)
 
-    def _later(self, share: Share, first: int, last: int, now: int, error: PortaskError) -> None:
+    def _later(self, share: Share, spans: list[Span], now: int, error: PortaskError) -> None:
         if share not in self._failing:  # once, and not for each of thousands
             self._failing.add(share)
             log.error(
                 "dead letters could not be stored; tried again later",
                 group=share.group.name,
                 partition=str(share.partition.key),
-                first=first,
+                first=spans[0][0],
                 reason=str(error),
             )
-        share.bury_later(first, last, now + max(share.group.settings.ack_wait, _RETRY))
+        for first, last in spans:
+            share.bury_later(first, last, now + max(share.group.settings.ack_wait, _RETRY))

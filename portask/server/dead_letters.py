@@ -1,8 +1,8 @@
 """How a broker rewrites records as dead letters: with whichever registered codec wrote them.
 
 A batch that cannot be opened here (a codec that is not installed, a dictionary that only clients have, so many records
-that everybody would wait for them) must go aside all the same: then the dead letter's payload is the stored batch as it is, its header `FORM` says so, and the other
-headers say which of its records are meant.
+that everybody would wait for them) must go aside all the same: then the dead letter's payload is the stored batch as it
+is, its header `FORM` says so, and the other headers say which of its records are meant.
 """
 
 from __future__ import annotations

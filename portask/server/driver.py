@@ -7,6 +7,7 @@ find it scheduled. Writes happen once a connection at the end of the turn.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from portask.server.tls import Tls, names_in
 _JOIN_BELOW = 64 * 1024
 _TLS_READ = 64 * 1024
 """Buffer of an encrypted connection on asyncio's own loop: four records. Each has one all its life."""
+_ACCEPTS = 64
+"""Connections that asyncio accepts in one pass: it takes as many as it is told to let wait."""
 _SWEEP = 1.0
 """Seconds between looks at TLS handshakes."""
 
@@ -178,7 +181,8 @@ class LoopServer:
     def __init__(self, grace: float = 5.0, backlog: int = 4096, tls: Tls | None = None) -> None:
         self.grace = grace
         self._tls = tls
-        self.listening: dict[str, Any] = {"backlog": backlog}
+        self._backlog = backlog
+        self.listening: dict[str, Any] = {"backlog": min(backlog, _ACCEPTS)}
         if tls is not None:
             # 256 KiB by default, filled with zeros before anything came: 10,000 silent strangers would cost 2.6 GB
             SSLProtocol.max_size = _TLS_READ
@@ -224,6 +228,9 @@ class LoopServer:
             self._tls.connected = lambda: engine.connections
             sweeping = asyncio.create_task(_sweep(self._tls))
         server = await self.listen(driver, host, port)
+        for each in server.sockets:
+            with socket.fromfd(each.fileno(), each.family, each.type) as again:
+                again.listen(self._backlog)  # how many may wait is the kernel's affair
         if self._bell >= 0:
             loop.add_reader(self._bell, driver.arrived)  # the turn that follows reads it
 

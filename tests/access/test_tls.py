@@ -6,15 +6,18 @@ import asyncio
 import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from portask.client import Subscription, connect
 from portask.config.access import TlsSettings
 from portask.config.settings import Choice, ServerSettings, Settings
 from portask.errors import AuthenticationFailed, ConfigError, ConnectFailed, TlsFailed
 from portask.server.build import build
+from portask.server.tls import _Failures
 from portask.wire.connection import Connection, Role
 from portask.wire.frames import Opcode
 from tests.access.conftest import Authority, Pair, People, Write
@@ -341,6 +344,32 @@ def test_handshakes_beyond_the_limit_are_not_even_begun(
             assert time.monotonic() < end
             time.sleep(0.01)
     good[1].close()
+
+
+def test_handshakes_that_come_to_no_end_are_logged_and_then_counted(
+    start_broker: StartBroker,
+    authority: Authority,
+    write: Write,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = _Failures()
+    failures.WINDOW = 1.0
+    monkeypatch.setattr("portask.server.tls._failures", failures)
+    settings = {"server.variant": server, "limits.hello_timeout_s": 0.3}
+    with capture_logs() as logs, ExitStack() as stack:
+        broker = start_broker(settings, write(authority.issue("127.0.0.1")))
+        for number in range(13):
+            sock = stack.enter_context(dial(broker, None))
+            if number % 2:
+                sock.close()
+        end = time.monotonic() + PATIENCE
+        while not any("count" in line for line in logs) and time.monotonic() < end:
+            time.sleep(0.01)
+        said = [line for line in logs if "TLS" in line["event"]]
+    assert [line["event"] for line in said] == ["TLS handshake failed"] * 10 + ["more TLS handshakes failed"]
+    assert "not finished within 0.3 s" in said[0]["reason"]
+    assert said[-1]["count"] == 3
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

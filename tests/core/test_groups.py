@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from portask.contracts import LATEST
-from portask.core.broker import Options
+from portask.core import dead_letters
+from portask.core.broker import Broker, Options
+from portask.messages import RecordBatch
 from portask.reference.storage import MemoryStorage
-from portask.wire import control
+from portask.server.dead_letters import rewrite
+from portask.wire import batches, control
 from portask.wire.frames import Opcode
 from tests.core.sharing import MS, Sharing, read_all
 from tests.core.talking import SECOND, batch_of
@@ -452,3 +455,49 @@ def test_a_batch_as_large_as_a_frame_may_be_has_room_for_its_window() -> None:
     desk.settle()
     assert desk.share().partition.next == 1
     assert member.offsets() == [0]
+
+
+def test_a_batch_is_opened_once_for_all_its_dead_letters_and_a_turn_makes_some_of_them() -> None:
+    opened = []
+
+    def counting(batch: RecordBatch) -> dead_letters.Letter:
+        opened.append(batch.count)
+        return rewrite(batch)
+
+    desk = Sharing()
+    desk.broker = Broker(desk.storage, None, counting)
+    desk.publisher = desk.client()
+    desk.publisher.open("jobs")
+    member = desk.member(max_deliveries=1)
+    desk.publish(3000)
+    member.take()
+    scattered = [(number, number) for number in range(0, 3000, 2)]
+    member.say(Opcode.NACK, control.Nack(scattered))
+    desk.turn()
+    desk.turn(0)
+    some = desk.broker.topics["jobs.dead"].partitions[0].next
+    assert 0 < some < len(scattered)
+    desk.settle()
+    assert [message.payload for message in read_all(desk, "jobs.dead")] == [
+        b"%d" % first for first, _ in scattered
+    ]
+    assert len(opened) < 10
+
+
+def test_a_batch_that_holds_too_much_is_a_dead_letter_as_it_is() -> None:
+    desk = Sharing()
+    member = desk.member(max_deliveries=1)
+    desk.publisher.publish(batch_of(*[b""] * 40_000))
+    desk.settle()
+    member.take()
+    member.nack((0, 3), (5, 5), (39_000, 39_999))
+    (dead,) = read_all(desk, "jobs.dead")
+    assert dead.headers is not None
+    assert dead.headers["portask-dead-offsets"] == "0-3,5-5,39000-39999"
+    assert desk.info().partitions[0].dead_lettered == 1005
+    assert batches.parse(dead.payload).count == 40_000
+    assert dead.headers["portask-dead-form"] == "batch"
+    assert "40,000 records" in str(dead.headers["portask-dead-form-reason"])
+    assert (dead.headers["portask-dead-offset"], dead.headers["portask-dead-last-offset"]) == ("0", "39999")
+    member.nack((4, 4), (6, 38_999))
+    assert desk.info().partitions[0].dead_lettered == 40_000

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from portask.core import requests
-from portask.core.broker import SWEEP, Broker, Options
+from portask.core.broker import HANG_UPS, SWEEP, Broker, Options
 from portask.core.session import Session
 from portask.wire import control
 from portask.wire.connection import TRANSITIONS, Role, State
@@ -36,6 +39,19 @@ def test_a_client_that_never_says_hello_is_told_and_hung_up_on() -> None:
     desk.settle(3 * SECOND)
     assert late.take(Opcode.WELCOME)
     desk.settle(100 * SECOND)
+    assert not late.hung_up
+
+
+def test_many_who_never_say_hello_are_hung_up_on_over_several_turns() -> None:
+    desk = Desk(Options(hello_timeout=3 * SECOND, keepalive=0))
+    silent = [desk.client(greet=False) for _ in range(3 * HANG_UPS + 1)]
+    desk.turn(5 * SECOND)
+    assert sum(client.hung_up for client in silent) == HANG_UPS
+    assert desk.broker.deadline() == 0
+    desk.settle(0)
+    assert all(client.hung_up for client in silent)
+    late = desk.client(greet=False)
+    desk.settle(2 * SECOND)
     assert not late.hung_up
 
 
@@ -299,3 +315,46 @@ def test_unknown_opcodes_are_answered_and_the_connection_goes_on() -> None:
     desk.settle()
     assert client.codes() == [(9, "remote-protocol")]
     assert client.acked() == [0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"garbage" * 10,
+        frame_header(Opcode.HELLO, 1 << 30),
+        frame_header(Opcode.HELLO, 3) + b"abc",
+        frame_header(Opcode.PING, 0),
+    ],
+)
+def test_a_connection_that_failed_is_freed_at_once_with_what_it_sent(data: bytes) -> None:
+    """In time, and not when the garbage collector comes by: a flood of them would fill the memory until then."""
+    desk = Desk()
+    gc.collect()
+    gc.disable()
+    try:
+        client = desk.client(greet=False)
+        client.raw = data
+        desk.turn()
+        assert client.hung_up
+        desk.clients.clear()
+        del client
+        assert [each for each in gc.get_objects() if type(each) is Session] == []
+    finally:
+        gc.enable()
+
+
+def test_what_a_client_should_not_ask_for_is_in_the_log_once_a_connection() -> None:
+    desk = Desk(Options(max_channels=2))
+    with capture_logs() as logs:
+        for peer in ("a:1", "b:2"):
+            client = desk.client(peer=peer)
+            for number in range(1, 6):
+                client.subscribe(f"a.{number}", number)
+            client.fetch("nothing-of-that-name")  # an error, and no offence
+            desk.settle()
+            assert [code for _, code in client.codes()] == ["not-permitted"] * 3 + ["unknown-topic"]
+    assert [(line["event"], line["peer"], line["code"]) for line in logs] == [
+        ("a request was refused", "a:1", "not-permitted"),
+        ("a request was refused", "b:2", "not-permitted"),
+    ]
+    assert all("2 subscriptions" in line["reason"] for line in logs)

@@ -21,7 +21,11 @@ from portask_lab.siege import PATIENCE, Findings, Round
     help="Processes that share the work.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="How long each assault lasts."
+    "--seconds",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="How long each assault lasts.",
 )
 @click.option(
     "--patience",
@@ -56,7 +60,17 @@ def siege(*, server: str, workers: int, seconds: float, patience: float, as_json
 
 
 def _show(found: Findings, faults: list[str]) -> None:
-    heads = ("assault", "attempts", "a second", "worst ping", "memory", "allowed", "left", "log lines", "faults")
+    heads = (
+        "assault",
+        "attempts",
+        "a second",
+        "worst ping",
+        "memory",
+        "allowed",
+        "left",
+        "log lines",
+        "faults",
+    )
     rows = [_row(each, found.patience) for each in found.rounds]
     show_table(heads, rows, numbers=range(1, len(heads) - 1))
     for fault in faults:

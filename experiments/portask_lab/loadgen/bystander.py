@@ -108,7 +108,7 @@ def _run(port: int, connections: int, token: str, ca: str) -> None:
         ready, _, _ = select.select([sys.stdin, *mine], [], [], max(0.0, due - now))
         try:
             for sock in ready:
-                if sock is not sys.stdin:
+                if isinstance(sock, socket.socket) and sock in mine:
                     mine[sock].read(found)
             if due <= (now := time.monotonic()):
                 due = max(due + EVERY, now)  # what was missed is not made up for

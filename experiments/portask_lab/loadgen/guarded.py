@@ -97,6 +97,8 @@ class Guarded(Child):
         """
         text = self._log.read_bytes()
         try:
-            return [msgspec.json.decode(line, type=Line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+            return [
+                msgspec.json.decode(line, type=Line) for line in text[: text.rfind(b"\n") + 1].splitlines()
+            ]
         except msgspec.MsgspecError as error:
             raise PortaskError(f"the broker's log has a line that is no JSON: {error}") from None
