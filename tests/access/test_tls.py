@@ -232,7 +232,7 @@ async def test_a_certificate_is_asked_for_and_has_to_be_good(
         with pytest.raises(ConnectFailed) as caught:
             await works(broker.url, ca=authority.ca, **options)
         assert "certificate" in str(caught.value)
-    assert broker.engine.sessions == {}
+    assert not broker.engine.sessions
     await works(broker.url, ca=authority.ca, **authority.issue("other.example").options)
 
 
@@ -291,7 +291,7 @@ def test_who_does_not_finish_the_handshake_is_hung_up_on(
     with dial(broker, None) as sock:
         sock.sendall(said)
         assert hung_up_on(sock)
-    assert broker.engine.sessions == {}
+    assert not broker.engine.sessions
 
 
 def drip(sock: socket.socket, data: bytes) -> None:
