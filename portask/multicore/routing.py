@@ -26,7 +26,7 @@ from portask.multicore.owners import home_of
 from portask.multicore.purses import Purse
 from portask.multicore.sessions import HomeSession, RemoteChannel, Route
 from portask.wire import batches, control
-from portask.wire.frames import Frame, Opcode
+from portask.wire.frames import REPLY, Frame, Opcode
 from portask.wire.inboxes import PREFIX, unpack
 
 if TYPE_CHECKING:
@@ -205,10 +205,11 @@ def _unsubscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> No
             broker.homes.forward(place, session, frame)
         here(broker, session, frame)
         return
-    kept = msgspec.structs.replace(frame, body=b"")
+    # at once: what the client gave back just before must not be delivered to it again meanwhile
+    here(broker, session, msgspec.structs.replace(frame, correlation=0))
 
     def gathered(_answers: dict[int, Message], _errors: dict[int, PortaskError]) -> None:
-        here(broker, session, kept)
+        session.connection.send(Opcode.UNSUBSCRIBE, b"", frame.correlation, frame.channel, REPLY)
         broker.mark(session)
 
     Gather(broker, session, gathered).ask(route.places, Opcode.UNSUBSCRIBE, b"", frame.channel)

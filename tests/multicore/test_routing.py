@@ -7,7 +7,7 @@ import pytest
 from portask.contracts import EARLIEST
 from portask.messages import Message
 from portask.multicore.owners import home_of, owner_of
-from portask.wire import batches, control
+from portask.wire import batches, control, windows
 from portask.wire.frames import Opcode
 from tests.core.talking import CODEC, LOTS
 from tests.multicore.several import Several
@@ -98,6 +98,29 @@ def test_an_inbox_takes_replies_as_soon_as_it_is_there(several: Several) -> None
     several.settle()
     assert [frame.opcode for frame in asking.arrived] == [Opcode.SUBSCRIBE, Opcode.SUBSCRIBE, Opcode.DELIVER]
     assert asking.payloads() == [b"yes"]
+
+
+def test_what_a_member_gives_back_as_it_leaves_is_new_to_the_next(several: Several) -> None:
+    places = len(several.workers)
+    topic = next(name for name in map("t{}".format, range(1000)) if owner_of(name, 0, places) == 0)
+    first, second = several.client(0), several.client(0)
+    first.open(topic)
+    first.publish(batch(*[b"x"] * 10))
+    body = control.Subscribe(topic, EARLIEST, messages=LOTS, bytes=LOTS, group="g", max_in_flight=100)
+    first.connection.send_control(Opcode.SUBSCRIBE, body, first.correlation(), 2)
+    several.turn()
+    assert first.take(Opcode.DELIVER)
+    (assigned,) = first.assigned()
+    first.connection.send_control(
+        Opcode.NACK, control.Nack([(5, 9)], returned=True), channel=assigned.delivery
+    )
+    first.connection.send(Opcode.UNSUBSCRIBE, b"", first.correlation(), 2)
+    several.turn()
+    assert [frame.opcode for frame in first.arrived] == [Opcode.PUBACK, Opcode.UNSUBSCRIBE]
+    second.connection.send_control(Opcode.SUBSCRIBE, body, second.correlation(), 2)
+    several.turn()
+    got = [windows.split(memoryview(frame.body))[0] for frame in second.take(Opcode.DELIVER)]
+    assert [(window.first, window.last, window.deliveries) for window in got] == [(0, 4, 2), (5, 9, 1)]
 
 
 def test_a_client_that_leaves_leaves_nothing(several: Several) -> None:
