@@ -13,7 +13,7 @@ from portask.core.session import Later
 from portask.multicore.gathering import GATHERED, error_in
 from portask.multicore.links import Aside, Kind, Link, Message
 from portask.multicore.sessions import Attached, HomeSession, RemoteChannel
-from portask.wire.frames import Frame, Opcode
+from portask.wire.frames import HEADER_SIZE, Frame, Opcode
 
 if TYPE_CHECKING:
     from portask.multicore.broker import WorkerBroker
@@ -164,6 +164,9 @@ class Homes:
         if opcode not in _STRAIGHT and not self._is_for_client(session, link, message):
             return
         length = len(body)
+        if session.congested and opcode == Opcode.DELIVER and not correlation:
+            # on its way before its owner knew: what it did not ask for is no reason not to hear it
+            session.owed -= HEADER_SIZE + length
         session.connection.output.append(
             (opcode, flags, length, correlation, channel, (body,) if length else ())
         )
