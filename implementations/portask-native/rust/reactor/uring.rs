@@ -142,16 +142,11 @@ impl<T: Send> Transport<T> for Uring<T> {
         self.peers.begin();
         self.provided.refill();
         self.arm()?;
-        let mut start = 0;
-        let mut rest = departures;
-        let mut messages = Vec::with_capacity(rest.len().min(SENDS));
-        while rest.len() > SENDS {
-            let (some, others) = rest.split_at(SENDS);
-            start = self.submit_sends(some, parts, start, &mut messages)?;
-            self.settle(departures, parts)?;
-            rest = others;
+        let mut messages = Vec::with_capacity(departures.len().min(SENDS));
+        if let Err(error) = self.send_all(departures, parts, &mut messages) {
+            self.settle(departures, parts)?; // what is queued already must not outlive what it points to
+            return Err(error);
         }
-        self.submit_sends(rest, parts, start, &mut messages)?;
         for (place, serial) in std::mem::take(&mut self.ended) {
             self.end(place, serial);
         }
@@ -336,6 +331,25 @@ impl<T: Send> Uring<T> {
         let _ = self.uring.submitter().register_sync_cancel(Some(patience), what);
         let _ = self.enter(1, Some(Duration::ZERO)); // what was cancelled is let go by task work
         let _ = self.reap(&[], &[]);
+    }
+
+    /// Puts all sends into the queue, so many an entry; only the last entry is left to whoever enters next.
+    fn send_all(
+        &mut self,
+        departures: &[Departure],
+        parts: &[IoSlice<'_>],
+        messages: &mut Vec<libc::msghdr>,
+    ) -> Result<()> {
+        let mut start = 0;
+        let mut rest = departures;
+        while rest.len() > SENDS {
+            let (some, others) = rest.split_at(SENDS);
+            start = self.submit_sends(some, parts, start, messages)?;
+            self.settle(departures, parts)?;
+            rest = others;
+        }
+        self.submit_sends(rest, parts, start, messages)?;
+        Ok(())
     }
 
     /// Puts sends into the queue, the parts of the first from `start` on; returns where those of the last end.
