@@ -149,7 +149,8 @@ class Round(msgspec.Struct, kw_only=True):
         seconds: How long it went on.
         attempts: Connections, or requests.
         left: Connections that the broker did not hang up on.
-        worst: The bystander's worst answer.
+        answered: PINGs of the bystander.
+        worst: Its worst answer.
         unanswered: Why the bystander could not go on.
         bound: How much memory may grow.
         growth: How much it did, at the most.
@@ -169,6 +170,7 @@ class Round(msgspec.Struct, kw_only=True):
     seconds: float
     attempts: int
     left: int = 0
+    answered: int = 0
     worst: float = 0.0
     unanswered: str = ""
     bound: int = 0
@@ -189,10 +191,14 @@ class Round(msgspec.Struct, kw_only=True):
         found = []
         if self.unanswered:
             found.append(f"the bystander: {self.unanswered}")
+        elif not self.answered:
+            found.append("the bystander had no answer at all")
         elif self.worst > patience:
             found.append(
                 f"the bystander waited {self.worst:.2f} s for an answer, {patience:g} s is its patience"
             )
+        if not self.attempts:
+            found.append("nobody attacked, so nothing was proven")
         if self.growth > self.bound:
             found.append(f"memory grew by {self.growth:,} bytes, the settings allow {self.bound:,}")
         if self.rest > self.allowed:
@@ -320,6 +326,7 @@ class _Siege:
             seconds=took,
             attempts=report.attempts,
             left=len(report.left),
+            answered=seen.answered,
             worst=seen.worst,
             unanswered=seen.error,
             bound=assault.bound(broker.settings, len(processes)),

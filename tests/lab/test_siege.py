@@ -64,6 +64,8 @@ def test_with_workers() -> None:
         ]
         besieged.audit()
     assert [fault for each in rounds for fault in each.faults(PATIENT)] == []
+    (bombs,) = (each for each in rounds if each.assault == "bombs")
+    assert 0 < sum(bombs.said.values()) < bombs.attempts, "some are refused, and some are in there"
 
 
 def test_broken_promises_are_named() -> None:
@@ -72,6 +74,7 @@ def test_broken_promises_are_named() -> None:
         seconds=1.0,
         attempts=10,
         left=1,
+        answered=1,
         worst=2.0,
         bound=100,
         growth=101,
@@ -95,6 +98,11 @@ def test_broken_promises_are_named() -> None:
         assert part in fault
     silent = siege.Round(assault="x", seconds=1.0, attempts=1, unanswered="a connection broke")
     assert silent.faults(1.0) == ["x: the bystander: a connection broke"]
+    idle = siege.Round(assault="x", seconds=1.0, attempts=0)
+    assert idle.faults(1.0) == [
+        "x: the bystander had no answer at all",
+        "x: nobody attacked, so nothing was proven",
+    ]
 
 
 def test_each_offender_is_looked_up_in_the_log() -> None:

@@ -16,7 +16,7 @@ import time
 import msgspec
 
 from portask.errors import PortaskError
-from portask.wire.frames import HEADER_SIZE, Opcode, frame_header
+from portask.wire.frames import Opcode, frame_header
 from portask_lab.loadgen import links
 from portask_lab.loadgen.team import Team, answer
 
@@ -82,15 +82,11 @@ class _Link:
                 return
             if not data:
                 raise PortaskError("it was hung up on")
-            data = self._cut + data
-            start = 0
-            while len(data) - start >= HEADER_SIZE:
-                _, _, opcode, _, length, correlation, _ = links.HEADER.unpack_from(data, start)
-                start += HEADER_SIZE + length
+            frames, self._cut = links.whole_frames(self._cut + data)
+            for opcode, correlation, _ in frames:
                 if opcode == Opcode.PONG and (sent := self.sent.pop(correlation, None)) is not None:
                     found.answered += 1
                     found.worst = max(found.worst, time.monotonic() - sent)
-            self._cut = data[start:]
 
 
 def _run(port: int, connections: int, token: str, ca: str) -> None:

@@ -87,6 +87,20 @@ def read_error(body: Buffer) -> PortaskError:
     return from_code(error.code, error.message)
 
 
+def whole_frames(data: bytes) -> tuple[list[tuple[int, int, bytes]], bytes]:
+    """Opcode, correlation id and body of each whole frame, and the rest. Unchecked, and for those in no hurry."""
+    found = []
+    start = 0
+    while len(data) - start >= HEADER_SIZE:
+        _, _, opcode, _, length, correlation, _ = HEADER.unpack_from(data, start)
+        end = start + HEADER_SIZE + length
+        if end > len(data):
+            break
+        found.append((opcode, correlation, data[start + HEADER_SIZE : end]))
+        start = end
+    return found, data[start:]
+
+
 class Publisher:
     """Sends whole frames without blocking; what the kernel does not take waits here.
 
