@@ -255,9 +255,12 @@ def drill(
         watch: Told what goes on: in words, the share that is over, seconds left.
 
     Raises:
+        VariantError: there is no such server, or it cannot run here.
         PortaskError: the broker does not start, or an assault cannot be made.
     """
-    encrypts = "tls" in registry.get("server", server).capabilities
+    entry = registry.get("server", server)
+    entry.load()  # what is wrong with it is said here, not by a process that ends
+    encrypts = "tls" in entry.capabilities
     sieges = [scale.assaults(encrypted=False)]
     if encrypts:
         sieges.append(scale.assaults(encrypted=True))

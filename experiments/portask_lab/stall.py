@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from portask import registry
 from portask.measuring import schedule
 from portask_lab.loadgen import broker, openloop
 from portask_lab.loadgen.consumer import TimedConsumer
@@ -109,9 +110,11 @@ def drill(
         watch: Told what goes on: in words, the share that is over, seconds left.
 
     Raises:
+        VariantError: there is no such server, or it cannot run here.
         WrongResult: the subscriber that always reads lost something.
         PortaskError: the broker refused something or hung up.
     """
+    registry.get("server", server).load()  # what is wrong with it is said here, not by a process that ends
     times = schedule.constant(rate / BATCH, 2 * calm + stall)
     limits = broker.Limits(bytes=kept, memory=watermark)
     with broker.start(server, limits=limits) as child:

@@ -458,3 +458,11 @@ def test_a_flame_graph_of_a_real_variant(capsys: pytest.CaptureFixture[str], tmp
     text = output.read_text("utf-8")
     assert "<svg" in text
     assert "struct_cbor" in text
+
+
+@pytest.mark.parametrize("drill", ["stall", "siege"])
+def test_a_server_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str], drill: str) -> None:
+    code, _, err = lab(capsys, drill, "--server", "nope")
+    assert code == 1
+    (line,) = err.splitlines()
+    assert line.startswith("portask: there is no server named 'nope'; there are: ")
