@@ -16,6 +16,7 @@ from portask.client import Subscription, connect
 from portask.config.access import TlsSettings
 from portask.config.settings import Choice, ServerSettings, Settings
 from portask.errors import AuthenticationFailed, ConfigError, ConnectFailed, TlsFailed
+from portask.server import tls
 from portask.server.build import build
 from portask.server.tls import _Failures
 from portask.wire.connection import Connection, Role
@@ -344,6 +345,32 @@ def test_handshakes_beyond_the_limit_are_not_even_begun(
             assert time.monotonic() < end
             time.sleep(0.01)
     good[1].close()
+
+
+def test_memory_of_failed_handshakes_is_given_back_and_not_all_the_time(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    collected: list[float] = []
+    monkeypatch.setattr("portask.server.tls.time.monotonic", lambda: now)
+    monkeypatch.setattr("portask.server.tls.gc.collect", lambda: collected.append(now))
+    monkeypatch.setattr("portask.server.tls._give_back", lambda: None)
+    pair = authority.issue("127.0.0.1")
+    door = tls.Tls(TlsSettings(certificate=pair.certificate, key=pair.key), 5.0, 10)
+    for failures in (255, 1, 300, 300):
+        for _ in range(failures):
+            door.end(door.begin(), "it failed")
+        door.sweep()
+        now += 1.0
+    assert collected == [1001.0], "everybody waits for it: not each second of an attack"
+    door.sweep()  # nothing failed since the last one
+    assert collected == [1001.0, 1004.0]
+    for _ in range(10):
+        now += 1.0
+        for _ in range(300):
+            door.end(door.begin(), "it failed")
+        door.sweep()
+    assert collected == [1001.0, 1004.0, 1014.0]
 
 
 def test_handshakes_that_come_to_no_end_are_logged_and_then_counted(
