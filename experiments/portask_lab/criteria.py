@@ -171,6 +171,10 @@ def judge(run: Run, rules: Sequence[Rule]) -> list[Criterion]:
     best.
     """
     made: list[Criterion] = []
+    floors: dict[str, list[Summary]] = {}
+    for summary in run.summaries:
+        if summary.role == "floor":
+            floors.setdefault(summary.case, []).append(summary)
     for rule in rules:
         cases = [(case, measure) for measure in rule.measure for case in run.cases if measure.matches(case)]
         found: dict[str, list[tuple[Case, Measure, Summary]]] = {}
@@ -179,7 +183,8 @@ def judge(run: Run, rules: Sequence[Rule]) -> list[Criterion]:
                 if summary.case == case.id and summary.role in {"reference", "variant"}:
                     found.setdefault(summary.variant, []).append((case, measure, summary))
         judged = [
-            _judge(rule, label, parts, len(cases), _blind(run, parts)) for label, parts in found.items()
+            _judge(rule, label, parts, len(cases), floors, blind=_blind(run, parts))
+            for label, parts in found.items()
         ]
         judged.sort(key=lambda each: _rank(rule, each), reverse=True)
         judged = judged or [_absent(run, rule)]
@@ -188,7 +193,9 @@ def judge(run: Run, rules: Sequence[Rule]) -> list[Criterion]:
     return made
 
 
-def _judge(rule: Rule, label: str, parts: Parts, expected: int, blind: bool) -> Criterion:
+def _judge(
+    rule: Rule, label: str, parts: Parts, expected: int, floors: Mapping[str, list[Summary]], *, blind: bool
+) -> Criterion:
     judged = [_part(rule, *part, blind=blind) for part in parts]
     labels = {name: seen for _, _, summary in parts for name, seen in summary.labels.items()}
     sign = 1 if rule.better == "higher" else -1
@@ -198,6 +205,8 @@ def _judge(rule: Rule, label: str, parts: Parts, expected: int, blind: bool) -> 
     worst = judged[place]
     verdict = worst.verdict
     explanation = _explain(rule, worst, judged, parts[place][2], blind=blind)
+    if verdict != "pass":
+        explanation += _floors(rule, parts[place][1], floors.get(worst.case, []))
     if len(parts) < expected and not rule.existence:
         verdict = "inconclusive" if verdict == "pass" else verdict
         explanation += f" {expected - len(parts)} of {expected} cases are missing for this variant."
@@ -274,6 +283,21 @@ def _explain(
     elif len(parts) > 1 and not rule.existence:
         text += f" {passed} of {len(parts)} pass."
     return text
+
+
+def _floors(rule: Rule, measure: Measure, floors: Sequence[Summary]) -> str:
+    """What the floors of a missed case came to, if not even all of them pass: so much of it is the machine's."""
+    found: list[str] = []
+    missed = False
+    for floor in floors:
+        value, interval = floor.median * measure.scale, ""
+        low = high = None
+        if floor.low is not None and floor.high is not None:
+            low, high = floor.low * measure.scale, floor.high * measure.scale
+            interval = f" [{low:,.0f}, {high:,.0f}]"
+        missed |= rule.judge(value, low, high) != "pass"
+        found.append(f"{floor.variant} {value:,.0f}{interval} {rule.unit}")
+    return f" The floors of the same case: {'; '.join(found)}." if missed else ""
 
 
 def _rank(rule: Rule, each: Criterion) -> tuple[int, float]:

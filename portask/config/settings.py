@@ -122,6 +122,22 @@ class LimitSettings(Struct, frozen=True):
             description="a number of channels, 1 to 1000000, and as many subscriptions a connection",
         ),
     ] = 10_000
+    max_assignments: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="a number of partitions, 1 to 10000000: the most that one connection's subscriptions may have",
+        ),
+    ] = 100_000
+    max_partitions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="a number of partitions, 1 to 10000000: clients create no topic beyond it",
+        ),
+    ] = 100_000
     max_published_per_s: Annotated[
         int,
         Meta(ge=0, le=10**9, description="a number of messages a second of one connection, 0 for no limit"),

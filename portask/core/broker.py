@@ -74,8 +74,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         publish_bytes: Bytes a second, likewise.
         auto_create: Whether OPEN creates a topic.
         default_partitions: For topics that are created without a number.
-        max_partitions: Most that a client may ask for.
+        max_topic_partitions: Most that a client may ask for.
+        max_partitions: Of all topics together; clients create none beyond it.
         max_channels: Channels, and subscriptions, of one connection.
+        max_assignments: Partitions of one connection's subscriptions, counted once for each.
         partitions: For topics by name, instead of the default.
         retention: By topic name; the empty name is the default.
         clients: Codec and compression that clients without a choice of their own should use; empty for none.
@@ -93,8 +95,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     publish_bytes: int = 0
     auto_create: bool = True
     default_partitions: int = 1
-    max_partitions: int = 1024
+    max_topic_partitions: int = 1024
+    max_partitions: int = 100_000
     max_channels: int = 10_000
+    max_assignments: int = 100_000
     partitions: dict[str, int] = {}
     retention: dict[str, Retention] = {}
     clients: tuple[str, str] = ("", "")
@@ -108,6 +112,7 @@ class Broker:
         wake: Set by the server: asks, from any thread, for a turn soon.
         now: The current turn's time, µs since the epoch.
         topics: By name.
+        partitions: How many they have together.
         sessions: The open connections, oldest first.
         producers: Where each idempotent producer stands.
         inboxes: Where replies go.
@@ -147,6 +152,7 @@ class Broker:
         self.wake: Callable[[], None] = lambda: None
         self.now = 0
         self.topics: dict[str, Topic] = {}
+        self.partitions = 0
         self.sessions: dict[Session, None] = {}
         self.draining = False
         self.handle: Callable[[Broker, Session, list[Frame]], None] = requests.handle
@@ -341,12 +347,17 @@ class Broker:
             raise NotPermitted(
                 f"there is no topic {name!r} and this broker does not create topics (topics.auto_create)"
             )
-        if not 0 <= partitions <= self.options.max_partitions:
+        if not 0 <= partitions <= self.options.max_topic_partitions:
             raise NotPermitted(
-                f"{partitions:,} partitions: this broker allows 1 to {self.options.max_partitions:,}, "
+                f"{partitions:,} partitions: this broker allows 1 to {self.options.max_topic_partitions:,}, "
                 "0 for its default"
             )
         wanted = self.options.partitions.get(name, partitions) or self.options.default_partitions
+        if self.partitions + wanted > self.options.max_partitions:
+            raise NotPermitted(
+                f"all topics together have {self.partitions:,} partitions: {wanted:,} more would be above "
+                f"{self.options.max_partitions:,} (limits.max_partitions)"
+            )
 
         def declared(count: int, error: PortaskError | None) -> None:
             done(self.extend(name, count) if error is None else None, error)
@@ -388,6 +399,7 @@ class Broker:
         for number in range(len(topic.partitions), partitions):
             partition = Partition(TopicPartition(name, number), 0)
             topic.partitions.append(partition)
+            self.partitions += 1
             self.storage.lookup(partition.key, LATEST, self._starting_at(partition))
         return topic
 

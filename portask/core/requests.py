@@ -216,6 +216,8 @@ def subscribe(
     subscription = Subscription(session, number, body.filter, body.partition)
     subscription.messages, subscription.bytes = body.messages, body.bytes
     wanted = _matching(broker, subscription, body)
+    if len(wanted) > _unassigned(broker, session):
+        raise _too_many(broker)
     if body.group:
         group_requests.Joining(broker, subscription, body, done).begin(wanted)
         return
@@ -229,6 +231,8 @@ def subscribe(
             waiting -= 1
             if failed or session.gone or session.subscriptions.get(number) is not subscription:
                 return  # it was given up meanwhile
+            if error is None and not _unassigned(broker, session):
+                error = _too_many(broker)  # of other subscriptions that waited for the storage, too
             if error is not None:
                 failed = True
                 broker.forget(subscription)
@@ -272,12 +276,29 @@ def assign(broker: Broker, subscription: Subscription, topic: Topic, before: int
     if subscription.session.gone:
         return
     added = [each for each in _chosen(broker, subscription, topic) if each.key.partition >= before]
+    if len(added) > _unassigned(broker, subscription.session):
+        # nobody asked anything that could be refused; it is when the client connects again
+        subscription.session.connection.fail(_too_many(broker))
+        broker.mark(subscription.session)
+        return
     if subscription.member is not None:
         group_requests.assign(broker, subscription.member, added)
         return
     for partition in added:
         _add_cursor(broker, subscription, partition, partition.next)
     broker.mark(subscription.session)
+
+
+def _unassigned(broker: Broker, session: Session) -> int:
+    """Partitions that its subscriptions may still have."""
+    return broker.options.max_assignments - len(session.cursors)
+
+
+def _too_many(broker: Broker) -> NotPermitted:
+    return NotPermitted(
+        f"the subscriptions of this connection match more than {broker.options.max_assignments:,} partitions "
+        "(limits.max_assignments): choose narrower filters, or share them among connections"
+    )
 
 
 def _chosen(broker: Broker, subscription: Subscription, topic: Topic) -> Sequence[Partition]:

@@ -158,7 +158,12 @@ class Room:
 
     def __init__(self, storage: Storage) -> None:
         options = Options(
-            max_channels=3, max_partitions=4, max_unacked_bytes=500, retention={"": Retention(count=3)}
+            max_channels=3,
+            max_assignments=5,
+            max_partitions=9,
+            max_topic_partitions=4,
+            max_unacked_bytes=500,
+            retention={"": Retention(count=3)},
         )
         self.desk = Desk(options, storage)
         self.reader, self.sender = self.desk.client(), self.desk.client()

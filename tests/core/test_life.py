@@ -115,6 +115,61 @@ def test_channels_and_subscriptions_are_bounded(kind: str) -> None:
     assert not client.errors()
 
 
+def test_the_partitions_of_a_connections_subscriptions_are_bounded() -> None:
+    desk = Desk(Options(max_assignments=5))
+    client, other = desk.client(), desk.client()
+    for number in range(1, 4):
+        other.open(f"a.{number}", number)
+    desk.settle()
+    client.subscribe("a.*", 1)
+    client.subscribe("a.*", 2)
+    client.subscribe("a.1", 3)
+    client.subscribe("a.2", 4)
+    desk.settle()
+    assert [code for _, code in client.codes()] == ["not-permitted"]
+    client.subscribe("a.3", 5)
+    desk.settle()
+    ((_, error),) = client.errors()
+    assert "more than 5 partitions (limits.max_assignments)" in error.message
+    assert not client.hung_up
+    client.connection.send(Opcode.UNSUBSCRIBE, b"", 6, 3)
+    client.subscribe("a.3", 7)
+    desk.settle()
+    assert not client.errors()
+
+
+def test_who_is_given_more_partitions_than_it_may_have_is_hung_up_on_with_a_reason() -> None:
+    """Nobody asked: to leave a partition out would lose its messages without a word."""
+    desk = Desk(Options(max_assignments=2))
+    client, other = desk.client(), desk.client()
+    client.subscribe("a.*", 1)
+    for number in range(1, 3):
+        other.open(f"a.{number}", number)
+    desk.settle()
+    assert not client.errors()
+    other.open("a.3", 3)
+    desk.settle()
+    assert client.hung_up
+    ((number, error),) = client.errors()
+    assert number == 0
+    assert error.code == "not-permitted"
+    assert "limits.max_assignments" in error.message
+    assert not other.errors()
+
+
+def test_the_partitions_of_all_topics_are_bounded() -> None:
+    desk = Desk(Options(max_partitions=5, max_topic_partitions=4))
+    client = desk.client()
+    for correlation, (topic, partitions) in enumerate([("a", 4), ("b", 2), ("c", 1), ("d", 1), ("a", 4)], 1):
+        body = control.Open(topic, 0, partitions)
+        client.connection.send_control(Opcode.OPEN, body, correlation, correlation)
+    desk.settle()
+    errors = client.errors()
+    assert [(number, error.code) for number, error in errors] == [(2, "not-permitted"), (4, "not-permitted")]
+    assert "2 more would be above 5 (limits.max_partitions)" in errors[0][1].message
+    assert desk.broker.partitions == 5
+
+
 # ── draining ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

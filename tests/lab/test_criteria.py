@@ -173,6 +173,29 @@ def test_yardsticks_and_the_control_are_not_judged() -> None:
     assert set(found) == {"codec/cbor2"}
 
 
+def test_a_missed_mark_that_a_floor_misses_too_names_the_floors() -> None:
+    slow: dict[str, float | tuple[float, float | None, float | None]] = {
+        "server/a": (2_000.0, 1_500.0, 2_500.0),
+        "floor/relay": (1_900.0, 700.0, 2_100.0),
+        "floor/relay-spin": 500.0,
+    }
+    run = empty_run()
+    add(run, "codec.encode", "rate", slow, params={"batch": 100})
+    (found,) = criteria.judge(run, [rule("lower")])
+    assert found.explanation.endswith(
+        " The floors of the same case: floor/relay 1,900 [700, 2,100] msg/s; floor/relay-spin 500 [495, 505] msg/s."
+    )
+    run = empty_run()
+    add(run, "codec.encode", "rate", {**slow, "floor/relay": 600.0}, params={"batch": 100})
+    (found,) = criteria.judge(run, [rule("lower")])
+    assert "floor" not in found.explanation
+    run = empty_run()
+    add(run, "codec.encode", "rate", {**slow, "server/a": 900.0}, params={"batch": 100})
+    (found,) = criteria.judge(run, [rule("lower")])
+    assert found.verdict == "pass"
+    assert "floor" not in found.explanation
+
+
 def test_what_was_not_measured_says_so() -> None:
     run = empty_run(suites=["rings"])
     (found,) = criteria.judge(run, [rule()])

@@ -58,8 +58,8 @@ def run(
 ) -> None:
     """Measure the variants on this machine and these messages.
 
-    Profile quick takes about four minutes, full three and a half hours, both less for fewer variants. Ends with the
-    verdicts and the path of the report. An interrupted run keeps what it has, marked incomplete; exit status 130.
+    Profile quick takes about four minutes, full three and three quarter hours, both less for fewer variants. Ends with
+    the verdicts and the path of the report. An interrupted run keeps what it has, marked incomplete; exit status 130.
     """
     needs("numpy", "matplotlib", "rich")
     from portask_lab import run as lab  # noqa: PLC0415 - imports the statistics

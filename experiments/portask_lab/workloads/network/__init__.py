@@ -8,7 +8,7 @@ which is not what `portask serve` does unless told so. Two ways of driving them:
   gets, and the rows ``peer/…`` are other products through their own Python clients.
 
 The rows ``floor/relay`` and ``floor/relay-spin`` are a TCP relay of two hops that does nothing, once asleep
-in epoll between messages as the brokers are, once spinning.
+in epoll between messages as the brokers are, once spinning (which has no CPU worth measuring).
 
 This module only declares; the work is in `latency`, `throughput`, `cpu` and `connections`.
 """
@@ -94,7 +94,7 @@ WORKLOADS: tuple[Workload, ...] = (
         _THROUGHPUT,
         PEERS,
     ),
-    Workload("network.cpu", "server", "Cpu", "CPU of the broker, lean generator", _CPU),
+    Workload("network.cpu", "server", "Cpu", "CPU of the broker, lean generator", _CPU, RELAYS[:1]),
     Workload("network.client_cpu", "server", "ClientCpu", "CPU of the broker, Python clients", _CPU, PEERS),
     Workload("network.connections", "server", "Connections", "connections held, all alive", _CONNECTIONS),
     Workload("network.scaling", "server", "ScalingRate", "throughput while one thing grows", _SCALING_RATE),

@@ -15,8 +15,8 @@ from portask_lab.loadgen import clients, openloop
 from portask_lab.loadgen.latencies import percentile
 from portask_lab.loadgen.messages import Batches
 from portask_lab.loadgen.processes import Child, Machine
-from portask_lab.workloads import Measurement, Params
-from portask_lab.workloads.network.subjects import Timed, delivered, number, product, start
+from portask_lab.workloads import Measurement, NotForThis, Params
+from portask_lab.workloads.network.subjects import Timed, delivered, is_relay, number, product, start
 
 if TYPE_CHECKING:
     from portask_lab.corpora import Corpus
@@ -80,6 +80,8 @@ class Cpu:
 
     def measure(self, seconds: float) -> Measurement:
         """Some tenths of a second of idling, then one open-loop run that fills the rest of ``seconds``."""
+        if self.producers > 1 and is_relay(self.entry):
+            raise NotForThis("a relay has one producer: it joins two connections")
         times = schedule.constant(self.rate / self.batch, seconds - _IDLE_SECONDS)
         gap = int(1e9 * self.producers / self.rate)
         sources = [
