@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,12 +12,12 @@ from click.testing import CliRunner
 from portask import registry
 from portask.errors import PortaskError
 from portask.measuring import schedule
+from portask.sync import connect
 from portask_lab import stall, suites, workloads
 from portask_lab.corpora import EMPTY
-from portask_lab.loadgen import broker, crew, openloop
+from portask_lab.loadgen import broker, crew, flood, openloop
 from portask_lab.loadgen.consumer import TimedConsumer
 from portask_lab.loadgen.crowd import Crowd
-from portask_lab.loadgen.flood import Flood
 from portask_lab.loadgen.links import Publisher
 from portask_lab.loadgen.messages import Batches
 from portask_lab.loadgen.processes import Child, thread_busy
@@ -119,11 +120,20 @@ def test_a_crowd_comes_back_after_a_storm(served: Child) -> None:
         assert crowd.round_trip().alive == 50
 
 
-def test_a_flood_says_how_much_was_acknowledged(served: Child) -> None:
-    with Flood(served.port, 100, 1) as flood:
-        found = flood.stop()
-    assert found.messages >= 0
+@pytest.mark.parametrize("batch", [1, 100])
+def test_a_flood_says_how_much_was_acknowledged(served: Child, batch: int) -> None:
+    with connect(f"portask://127.0.0.1:{served.port}") as client:
+
+        def stored() -> int:
+            return sum(topic.partitions[0].next for topic in client.topics(flood.TOPIC))
+
+        before = stored()
+        with flood.Flood(served.port, 100, batch) as loud:
+            time.sleep(0.5)
+            found = loud.stop()
+        unheard = stored() - before - found.messages
     assert found.seconds > 0
+    assert 0 <= unheard <= 2 * batch * flood.window(100, batch), found
 
 
 # ── workloads ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -160,6 +160,11 @@ impl<T> Peer<T> {
         self.room as usize
     }
 
+    /// No more than so many, for now.
+    pub(super) fn shrink(&mut self, most: usize) {
+        self.room = self.room.min(most as u32);
+    }
+
     /// Whether the kernel did not take all.
     pub(super) fn waits(&self) -> bool {
         self.unsent.is_some()

@@ -11,35 +11,34 @@ use memmap2::MmapMut;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Our one group of buffers.
-pub const GROUP: u16 = 0;
-/// How many; a power of two.
-const COUNT: u16 = 64;
-
-/// The buffers of one reactor. They must outlive the `IoUring` that they are registered with.
+/// A group of buffers of one size. They must outlive the `IoUring` that they are registered with.
 pub struct Provided {
+    /// What requests name it by.
+    pub group: u16,
+    /// Bytes of each.
+    pub size: usize,
     ring: MmapMut,
     tail: u16,
-    size: usize,
     slots: Vec<BytesMut>,
     /// Taken since the last `refill`.
     spent: Vec<u16>,
 }
 
 impl Provided {
-    /// Buffers of so many bytes, registered with `uring`.
+    /// So many buffers, a power of two, of so many bytes, registered with `uring`.
     ///
     /// # Errors
     /// The kernel knows no such rings, or has no memory.
-    pub fn new(uring: &IoUring, size: usize) -> io::Result<Self> {
-        let ring = MmapMut::map_anon(usize::from(COUNT) * size_of::<BufRingEntry>())?;
+    pub fn new(uring: &IoUring, group: u16, count: u16, size: usize) -> io::Result<Self> {
+        assert!(count.is_power_of_two(), "a ring's length");
+        let ring = MmapMut::map_anon(usize::from(count) * size_of::<BufRingEntry>())?;
         // SAFETY: page-aligned and long enough for so many entries; it lives as long as `self`, which the owner keeps
         // for longer than the ring.
         unsafe {
-            uring.submitter().register_buf_ring_with_flags(ring.as_ptr() as u64, COUNT, GROUP, 0)?;
+            uring.submitter().register_buf_ring_with_flags(ring.as_ptr() as u64, count, group, 0)?;
         }
-        let slots = (0..COUNT).map(|_| BytesMut::with_capacity(size)).collect();
-        let mut made = Provided { ring, tail: 0, size, slots, spent: (0..COUNT).collect() };
+        let slots = (0..count).map(|_| BytesMut::with_capacity(size)).collect();
+        let mut made = Provided { group, size, ring, tail: 0, slots, spent: (0..count).collect() };
         made.refill();
         Ok(made)
     }
@@ -49,7 +48,8 @@ impl Provided {
         if self.spent.is_empty() {
             return;
         }
-        let Provided { ring, tail, size, slots, spent } = self;
+        let Provided { ring, tail, size, slots, spent, .. } = self;
+        let last = slots.len() - 1;
         let entries = ring.as_mut_ptr().cast::<BufRingEntry>();
         for id in spent.drain(..) {
             let slot = &mut slots[usize::from(id)];
@@ -58,7 +58,7 @@ impl Provided {
             }
             // SAFETY: inside of the ring, whose length is a power of two. The kernel does not read an entry before
             // the tail says that it is there, and there are never more entries than buffers.
-            let entry = unsafe { &mut *entries.add(usize::from(*tail & (COUNT - 1))) };
+            let entry = unsafe { &mut *entries.add(usize::from(*tail) & last) };
             entry.set_addr(slot.spare_capacity_mut().as_mut_ptr() as u64);
             entry.set_len(*size as u32);
             entry.set_bid(id);

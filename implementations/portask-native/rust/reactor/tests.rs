@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Most bytes that are read of one peer at once.
+const READ: usize = 1 << 18;
 
 fn bell() -> OwnedFd {
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
@@ -39,7 +41,7 @@ fn with_each(act: impl Fn(&mut dyn Transport<()>, SocketAddr, &OwnedFd)) {
             let mut transport: Box<dyn Transport<()>> = if uring {
                 Box::new(Uring::new(listener.into(), wake.clone(), waiting).unwrap())
             } else {
-                Box::new(Sockets::new(listener.into(), wake.clone(), 1 << 18, waiting).unwrap())
+                Box::new(Sockets::new(listener.into(), wake.clone(), READ, waiting).unwrap())
             };
             act(&mut *transport, address, &wake);
         }
@@ -270,6 +272,58 @@ fn who_sends_much_in_few_frames_is_read_much_of_at_once() {
         });
         drop(writer.join().unwrap());
         assert!(most > 1, "a frame at a time");
+    });
+}
+
+#[test]
+fn who_sends_without_end_is_read_no_more_of_at_once_than_others_can_wait_for() {
+    with_each(|transport, address, _| {
+        const SIZE: usize = 10_000;
+        const COUNT: usize = 2000;
+        let (mut client, _) = connected(transport, address);
+        let writer = std::thread::spawn(move || {
+            for number in 0..COUNT {
+                client.write_all(&frame(number as u32, &[7; SIZE])).unwrap();
+            }
+            client
+        });
+        let mut shares = Vec::new();
+        until(transport, |transport| {
+            let arrived = std::mem::take(&mut transport.peers().pass.arrived);
+            shares.push(arrived.iter().map(|one| one.frames.len()).sum::<usize>());
+            std::thread::sleep(Duration::from_millis(1)); // something piles up
+            shares.iter().sum::<usize>() == COUNT
+        });
+        drop(writer.join().unwrap());
+        let most = shares.into_iter().max().unwrap();
+        assert!(most <= 2 * (READ / SIZE + 1), "{most} at once");
+    });
+}
+
+#[test]
+fn nobody_is_left_out_however_many_never_stop() {
+    with_each(|transport, address, _| {
+        let mut loud: Vec<_> = (0..100).map(|_| connected(transport, address).0).collect();
+        let (mut quiet, place) = connected(transport, address);
+        let much: Vec<u8> = (0..80).flat_map(|number| frame(number, &[7; 10_000])).collect();
+        let fill = |loud: &mut [TcpStream]| {
+            for client in loud {
+                client.set_nonblocking(true).unwrap();
+                while client.write(&much).is_ok_and(|written| written == much.len()) {}
+            }
+        };
+        fill(&mut loud);
+        for _ in 0..20 {
+            transport.exchange(&[], &[], Some(Duration::ZERO)).unwrap();
+            transport.peers().pass.arrived.clear();
+        }
+        quiet.write_all(&frame(1, b"me too")).unwrap();
+        let mut waited = 0;
+        until(transport, |transport| {
+            waited += 1;
+            std::mem::take(&mut transport.peers().pass.arrived).iter().any(|arrived| arrived.peer == place)
+        });
+        assert!(waited < 8, "it waited for {waited} exchanges");
     });
 }
 

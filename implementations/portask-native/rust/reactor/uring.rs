@@ -1,8 +1,9 @@
 //! Bytes by io_uring: one system call an exchange, however many sockets it sends to.
 //!
 //! Accepting is asked for once and goes on by itself (multishot). Receiving goes into buffers that the kernel takes from a
-//! ring (`provided`), so that who is silent has none; it is asked for once an exchange, for a turn's worth (`Peer::next`), and
-//! goes on by itself only for a peer whose frames are so large that nobody else has to wait for what they cost. An exchange
+//! ring (`provided`), so that who is silent has none. It is asked for once an exchange, for a turn's worth (`Peer::next`):
+//! what goes on by itself is not stopped before all buffers are full, and everybody else waits for what it cost. Who sends
+//! much in few frames gets one of a few large buffers. Whoever found none left is first the next time. An exchange
 //! puts its sends into the submission queue and enters the kernel once, to submit them and to wait for something else.
 //!
 //! **What must hold.**
@@ -21,8 +22,8 @@
 //! Deferred task work (Linux 6.1) has completions made only when we enter: nothing interrupts the turn.
 
 use super::idle::Waiting;
-use super::peers::{Departure, Peers, Transport, FRAMES, IOV, STARVED};
-use super::provided::{Provided, GROUP};
+use super::peers::{Departure, Peers, Transport, IOV, STARVED};
+use super::provided::Provided;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode, squeue, IoUring};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -37,8 +38,10 @@ const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 4096;
 /// Sends an entry: their completions are waited for together.
 const SENDS: usize = 512;
-/// Bytes of a receive buffer.
-const BUFFER: usize = 32 * 1024;
+/// Receive buffers, and bytes of each.
+const SMALL: (u16, usize) = (64, 32 * 1024);
+/// Those for peers that send much in few frames.
+const LARGE: (u16, usize) = (4, 256 * 1024);
 
 // What a completion is about: the highest byte of its name. Below it the serial's 24 lowest bits, and the place.
 const ACCEPT: u64 = 1;
@@ -48,13 +51,14 @@ const ROOM: u64 = 4;
 const SEND: u64 = 5;
 const CANCEL: u64 = 6;
 const BELL: u64 = 7;
+const RECEIVE_LARGE: u64 = 8;
 
 // What is noted of a peer.
 const ARMED: u32 = 1;
 const PAUSED: u32 = 2;
 const ROOM_ASKED: u32 = 4;
-/// It sends so much in so few frames that its receiving may go on by itself.
-const BULK: u32 = 8;
+/// What is asked for it goes into a large buffer.
+const INTO_LARGE: u32 = 8;
 /// The last receive took all that it may: there is probably more.
 const MORE: u32 = 16;
 
@@ -65,6 +69,15 @@ fn name(what: u64, serial: u32, place: u32) -> u64 {
     what << 56 | u64::from(serial & 0xFF_FFFF) << 32 | u64::from(place)
 }
 
+/// What receiving is called for a peer with these notes.
+fn receiving(notes: u32) -> u64 {
+    if notes & INTO_LARGE == 0 {
+        RECEIVE
+    } else {
+        RECEIVE_LARGE
+    }
+}
+
 /// A completion: its name, result and flags.
 type Done = (u64, i32, u32);
 
@@ -72,7 +85,8 @@ type Done = (u64, i32, u32);
 pub struct Uring<T: Send> {
     uring: IoUring,
     // after the ring: dropped later
-    provided: Provided,
+    small: Provided,
+    large: Provided,
     listener: Option<OwnedFd>,
     accepting: bool,
     accept_at: Option<Instant>,
@@ -84,6 +98,8 @@ pub struct Uring<T: Send> {
     peers: Peers<T>,
     /// Peers whose receiving ended and is to go on.
     rearm: Vec<(u32, u32)>,
+    /// Those among them who found no buffer: they go on before the others.
+    short: Vec<(u32, u32)>,
     /// Peers that hung up after they sent something.
     ended: Vec<(u32, u32)>,
     done: Vec<Done>,
@@ -102,13 +118,18 @@ fn ring() -> io::Result<IoUring> {
         .build(SUBMISSIONS)
 }
 
+/// Its buffers, small and large.
+fn buffers(uring: &IoUring) -> io::Result<(Provided, Provided)> {
+    Ok((Provided::new(uring, 0, SMALL.0, SMALL.1)?, Provided::new(uring, 1, LARGE.0, LARGE.1)?))
+}
+
 /// Why there can be no `Uring` here; `None` when there can.
 pub fn why_not() -> Option<String> {
-    let made = ring().and_then(|uring| Provided::new(&uring, BUFFER).map(|provided| (uring, provided)));
+    let made = ring().and_then(|uring| buffers(&uring).map(|buffers| (uring, buffers)));
     match made {
-        Ok((uring, provided)) => {
+        Ok((uring, buffers)) => {
             drop(uring);
-            drop(provided);
+            drop(buffers);
             None
         }
         Err(error) => Some(match error.raw_os_error() {
@@ -140,7 +161,8 @@ impl<T: Send> Transport<T> for Uring<T> {
         timeout: Option<Duration>,
     ) -> Result<bool> {
         self.peers.begin();
-        self.provided.refill();
+        self.small.refill();
+        self.large.refill();
         self.arm()?;
         let mut messages = Vec::with_capacity(departures.len().min(SENDS));
         if let Err(error) = self.send_all(departures, parts, &mut messages) {
@@ -168,7 +190,8 @@ impl<T: Send> Transport<T> for Uring<T> {
         if paused {
             peer.notes |= PAUSED;
             if peer.notes & ARMED != 0 {
-                self.cancel(name(RECEIVE, serial, place));
+                let what = receiving(peer.notes);
+                self.cancel(name(what, serial, place));
             }
         } else {
             peer.notes &= !PAUSED;
@@ -183,7 +206,7 @@ impl<T: Send> Transport<T> for Uring<T> {
             return;
         };
         if peer.notes & ARMED != 0 {
-            self.cancel(name(RECEIVE, peer.serial, place));
+            self.cancel(name(receiving(peer.notes), peer.serial, place));
         }
         if peer.notes & ROOM_ASKED != 0 {
             self.cancel(name(ROOM, peer.serial, place));
@@ -218,10 +241,11 @@ impl<T: Send> Uring<T> {
     /// See `why_not`.
     pub fn new(listener: OwnedFd, wake: Arc<OwnedFd>, waiting: Waiting) -> io::Result<Self> {
         let uring = ring()?;
-        let provided = Provided::new(&uring, BUFFER)?;
+        let (small, large) = buffers(&uring)?;
         Ok(Uring {
             uring,
-            provided,
+            small,
+            large,
             listener: Some(listener),
             accepting: false,
             accept_at: None,
@@ -232,6 +256,7 @@ impl<T: Send> Uring<T> {
             waiting,
             peers: Peers::default(),
             rearm: Vec::new(),
+            short: Vec::new(),
             ended: Vec::new(),
             done: Vec::new(),
             queued: false,
@@ -274,7 +299,8 @@ impl<T: Send> Uring<T> {
             unsafe { self.push(&entry.build().user_data(name(ACCEPT, 0, 0))) }?;
             self.accepting = true;
         }
-        for (place, serial) in std::mem::take(&mut self.rearm) {
+        let first = std::mem::take(&mut self.short);
+        for (place, serial) in first.into_iter().chain(std::mem::take(&mut self.rearm)) {
             self.receive(place, serial)?;
         }
         Ok(())
@@ -288,19 +314,21 @@ impl<T: Send> Uring<T> {
         if peer.notes & (ARMED | PAUSED) != 0 {
             return Ok(());
         }
-        peer.notes |= ARMED;
-        let fd = Fd(peer.fd.as_raw_fd());
-        let entry = if peer.notes & BULK != 0 {
-            opcode::RecvMulti::new(fd, GROUP).build()
-        } else {
-            opcode::Recv::new(fd, std::ptr::null_mut(), peer.room().min(BUFFER) as u32)
-                .ioprio(if peer.notes & MORE == 0 { POLL_FIRST } else { 0 })
-                .buf_group(GROUP)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT)
-        };
+        let into = if peer.room() > self.small.size { &self.large } else { &self.small };
+        peer.notes =
+            peer.notes & !INTO_LARGE | ARMED | if into.group == self.large.group { INTO_LARGE } else { 0 };
+        let entry = opcode::Recv::new(
+            Fd(peer.fd.as_raw_fd()),
+            std::ptr::null_mut(),
+            peer.room().min(into.size) as u32,
+        )
+        .ioprio(if peer.notes & MORE == 0 { POLL_FIRST } else { 0 })
+        .buf_group(into.group)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
+        let what = receiving(peer.notes);
         // SAFETY: it points to nothing; the buffers of the group outlive the ring.
-        unsafe { self.push(&entry.user_data(name(RECEIVE, serial, place))) }
+        unsafe { self.push(&entry.user_data(name(what, serial, place))) }
     }
 
     /// Asks to hear when the kernel takes more for a peer.
@@ -481,7 +509,7 @@ impl<T: Send> Uring<T> {
                             Ok(())
                         }
                         ROOM => self.has_room(place, serial),
-                        _ => self.received(place, serial, completion),
+                        _ => self.received(place, serial, what == RECEIVE_LARGE, completion),
                     }
                 }
             };
@@ -581,29 +609,37 @@ impl<T: Send> Uring<T> {
         Ok(())
     }
 
-    fn received(&mut self, place: u32, serial: u32, (_, result, flags): Done) -> Result<()> {
+    fn received(
+        &mut self,
+        place: u32,
+        serial: u32,
+        into_large: bool,
+        (_, result, flags): Done,
+    ) -> Result<()> {
+        let buffers = if into_large { &mut self.large } else { &mut self.small };
         // SAFETY: the kernel says each buffer once, with the bytes that it wrote to it; one it took for nothing has none.
         let piece = cqueue::buffer_select(flags)
-            .map(|id| unsafe { self.provided.take(id, usize::try_from(result).unwrap_or(0)) });
+            .map(|id| unsafe { buffers.take(id, usize::try_from(result).unwrap_or(0)) });
         let Some(peer) = self.peers.get(place).filter(|peer| peer.serial & 0xFF_FFFF == serial) else {
             return Ok(());
         };
         let serial = peer.serial;
-        if !cqueue::more(flags) {
-            peer.notes &= !ARMED;
-        }
+        peer.notes &= !ARMED;
         match (result, piece) {
             (1.., Some(piece)) => {
                 let frames = self.peers.take_in(place, &piece);
                 self.adapt(place, piece.len(), frames);
-                self.rearm_if_ended(place, serial, flags);
+                self.rearm.push((place, serial));
             }
             (0, _) => self.ended.push((place, serial)),
             (error, _) => match Errno::from_raw_os_error(-error) {
-                // no buffer is left until the next exchange; or somebody paused it and, maybe, goes on already
-                Errno::NOBUFS | Errno::CANCELED | Errno::INTR | Errno::AGAIN => {
-                    self.rearm_if_ended(place, serial, flags);
+                Errno::NOBUFS => {
+                    peer.notes |= MORE;
+                    peer.shrink(SMALL.1); // of which there are more
+                    self.short.push((place, serial));
                 }
+                // somebody paused it and, maybe, goes on already
+                Errno::CANCELED | Errno::INTR | Errno::AGAIN => self.rearm.push((place, serial)),
                 _ => self.ended.push((place, serial)),
             },
         }
@@ -615,25 +651,9 @@ impl<T: Send> Uring<T> {
         let Some(peer) = self.peers.get(place) else {
             return;
         };
-        let most = peer.room().min(BUFFER);
+        let most = peer.room().min(if peer.notes & INTO_LARGE == 0 { SMALL.1 } else { LARGE.1 });
         peer.notes = if count == most { peer.notes | MORE } else { peer.notes & !MORE };
-        peer.next(count, frames, most, BUFFER);
-        if frames > FRAMES {
-            let goes_on = peer.notes & BULK != 0 && peer.notes & ARMED != 0;
-            peer.notes &= !BULK;
-            let serial = peer.serial;
-            if goes_on {
-                self.cancel(name(RECEIVE, serial, place));
-            }
-        } else if count == BUFFER && 4 * frames <= FRAMES {
-            peer.notes |= BULK;
-        }
-    }
-
-    fn rearm_if_ended(&mut self, place: u32, serial: u32, flags: u32) {
-        if !cqueue::more(flags) {
-            self.rearm.push((place, serial));
-        }
+        peer.next(count, frames, most, LARGE.1);
     }
 
     /// A peer's end may be seen together with what it sent before: that is handled first.
