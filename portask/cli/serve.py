@@ -26,7 +26,7 @@ from portask.config.fingerprint import mismatch
 from portask.config.live import live
 from portask.config.options import options as variant_options
 from portask.contracts import FAMILIES, Closeable, Durability
-from portask.core.requests import promise_of
+from portask.core.describing import promise_of
 from portask.errors import ConfigError, PortaskError
 from portask.server.build import build, settle
 from portask.server.reload import take_over

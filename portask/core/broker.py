@@ -20,12 +20,13 @@ import msgspec
 import structlog
 
 from portask.contracts import LATEST, Appended, Deferred, Explained, Found, Gathering, Shared, Storage
-from portask.core import requests
+from portask.core import requests, subscribing
 from portask.core.accounts import Account
 from portask.core.admission import Admission
 from portask.core.coordinator import Coordinator
 from portask.core.dead_letters import Rewrite
 from portask.core.delivery import Delivery
+from portask.core.describing import promise_of
 from portask.core.group_delivery import GroupDelivery
 from portask.core.groups import Settings as GroupSettings
 from portask.core.identities import Authenticator
@@ -193,7 +194,7 @@ class Broker:
             keepalive=self.options.keepalive / _SECOND,
             codec=self.options.clients[0],
             compression=self.options.clients[1],
-            promise=requests.promise_of(self.storage),
+            promise=promise_of(self.storage),
         )
 
     def connect(self, peer: str, now: int, certificate: tuple[str, ...] = ()) -> Session:
@@ -388,7 +389,7 @@ class Broker:
             for session in self.readers():
                 for subscription in list(session.subscriptions.values()):
                     if subscription.matches(name):
-                        requests.assign(self, subscription, topic, before)
+                        subscribing.assign(self, subscription, topic, before)
         return topic
 
     def create(self, name: str, partitions: int) -> Topic:

@@ -22,15 +22,15 @@ import msgspec
 import structlog
 
 from portask.contracts import Appended, Storage
-from portask.core import requests
+from portask.core import requests, subscribing
 from portask.core.accounts import Account
 from portask.core.broker import Broker, Options
 from portask.core.dead_letters import Rewrite
 from portask.core.groups import Settings as GroupSettings
 from portask.core.identities import Authenticator
 from portask.core.partitions import Partition, Subscription
-from portask.core.requests import Subscribed
 from portask.core.session import Session
+from portask.core.subscribing import Subscribed
 from portask.errors import PortaskError, StorageUnavailable
 from portask.messages import RecordBatch, TopicPartition
 from portask.multicore.accounts import Accounts
@@ -368,14 +368,14 @@ class WorkerBroker(Broker):
     def subscribe(
         self, session: Session, number: int, body: control.Subscribe, flags: int, done: Subscribed
     ) -> None:
-        """`portask.core.requests.subscribe`, for a part of a subscription. ``flags`` are those of `routing`."""
+        """`portask.core.subscribing.subscribe`, for a part of a subscription. ``flags`` are those of `routing`."""
 
         def made(ack_wait: int, error: PortaskError | None) -> None:
             if error is None:
                 self.credits.begin(session, number, flags)
             done(ack_wait, error)
 
-        requests.subscribe(self, session, number, body, made)
+        subscribing.subscribe(self, session, number, body, made)
 
     def grant(self, place: int, session: HomeSession, number: int, amounts: tuple[int, int, int]) -> None:
         """Gives a part of a subscription's credit to a place."""

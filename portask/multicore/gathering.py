@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from portask.core import requests
-from portask.core.requests import Subscribed
+from portask.core import describing
+from portask.core.subscribing import Subscribed
 from portask.errors import OffsetOutOfRange, PortaskError, UnknownGroup, from_code
 from portask.multicore.links import Message
 from portask.multicore.owners import owner_of
@@ -207,7 +207,7 @@ def describe(
     session: HomeSession,
     body: control.Describe,
     seen: Callable[[str], bool],
-    done: requests.Describing,
+    done: describing.Describing,
 ) -> None:
     """Asks all, and this one too; ``done`` gets one answer."""
     parts: dict[int, control.Described] = {}
@@ -225,7 +225,7 @@ def describe(
             return
         for place, message in answers.items():
             parts[place] = control.decode(message.body, control.Described, _ANY_SIZE)
-        requests.describe(broker, body, lambda _: True, here)
+        describing.describe(broker, body, lambda _: True, here)
 
     Gather(broker, session, gathered).ask(broker.others(), Opcode.DESCRIBE, control.encode(body))
 

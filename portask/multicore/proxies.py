@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from portask.core import requests
+from portask.core import requests, subscribing
 from portask.core.session import Session
 from portask.errors import PortaskError
 from portask.multicore.links import Aside
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _subscribe(broker: WorkerBroker, session: Session, frame: Frame) -> None:
     body = control.decode(frame.body, control.Subscribe)
-    answer = requests.answer_subscribe(broker, session, frame)
+    answer = subscribing.answer_subscribe(broker, session, frame)
     try:
         broker.subscribe(session, frame.channel, body, frame.flags, answer)
     except PortaskError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from portask.core import group_requests, inboxes, requests
+from portask.core import describing, group_requests, inboxes, requests, subscribing
 from portask.core.accounts import visible
 from portask.core.nothing import NOTHING
 from portask.core.partitions import Topic
@@ -112,7 +112,7 @@ def _new_topic(broker: WorkerBroker, session: HomeSession, frame: Frame, body: c
 
 
 def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
-    body = requests.check_subscribe(broker, session, frame)
+    body = subscribing.check_subscribe(broker, session, frame)
     places = _readers(broker, body)
     here = broker.place
     if places == [here] and not body.group:
@@ -135,7 +135,7 @@ def _subscribe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None
     if session.routes is NOTHING:
         session.routes = {}
     session.routes[number] = route
-    answer = requests.answer_subscribe(broker, session, frame)
+    answer = subscribing.answer_subscribe(broker, session, frame)
 
     # who sends to an inbox is refused where nobody takes anything: it has its credit from the beginning
     inbox = body.filter.startswith(PREFIX)
@@ -268,7 +268,7 @@ def _describe(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:
     session.make_room()
     for place in broker.others():
         broker.homes.reach(place, session)
-    gathering.describe(broker, session, body, seen, requests.answer_describe(broker, session, frame))
+    gathering.describe(broker, session, body, seen, describing.answer_describe(broker, session, frame))
 
 
 def _drop_group(broker: WorkerBroker, session: HomeSession, frame: Frame) -> None:

@@ -17,7 +17,7 @@ import structlog
 from portask import registry
 from portask.admin import logs
 from portask.contracts import Closeable, Multicore, Server
-from portask.core.requests import promise_of
+from portask.core.describing import promise_of
 from portask.errors import PortaskError
 from portask.multicore import talk
 from portask.multicore.broker import WorkerBroker
