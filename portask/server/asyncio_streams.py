@@ -8,7 +8,8 @@ from typing import cast
 from portask.contracts import Endpoint, next_read
 from portask.server.driver import Driver, Link, LoopServer
 
-_LEAST, _READ = 8 * 1024, 256 * 1024
+# Others wait for what is read at once, and a stream copies it twice: a quarter of what the other servers read.
+_LEAST, _READ = 8 * 1024, 64 * 1024
 _HIGH = 256 * 1024
 
 
@@ -61,8 +62,10 @@ class StreamsServer(LoopServer):
                         frames = link.endpoint.receive(piece)
                         driver.arrived()
                         room = next_read(len(piece), frames, room, _LEAST, _READ)
-                        if rest or reader.at_eof():
-                            await asyncio.sleep(0)  # a turn: for the others, and before it is hung up on
+                        if rest or len(data) == _READ or reader.at_eof():
+                            # a turn: for the others, as reading does not wait where more is there already, and before
+                            # it is hung up on
+                            await asyncio.sleep(0)
             except ConnectionError:
                 pass  # the peer is gone; what it had open is given up below
             finally:
