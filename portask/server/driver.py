@@ -60,10 +60,14 @@ class Link:
             transport.close()
         elif endpoint.paused is self.reading:
             self.reading = not endpoint.paused
-            if self.reading:
-                transport.resume_reading()
-            else:
-                transport.pause_reading()
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Does what `reading` says now."""
+        if self.reading:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
 
 def write_all(transport: asyncio.WriteTransport, out: list[Buffer]) -> None:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from portask.contracts import Appended, Read
@@ -196,6 +196,42 @@ def pauses_reading_when_asked(entry: Entry) -> None:
         while len(offsets) < count:
             offsets += control.decode_puback(client.expect(Opcode.PUBACK).body)
         require(offsets == list(range(count)), "publishes were lost or reordered")
+
+
+@check(SUITE)
+def forgets_who_hung_up_while_paused(entry: Entry) -> None:
+    """A client that is gone while it was not read is forgotten, at the latest once what it published is stored."""
+    storage = SlowStorage()
+    batch = batch_of(bytes(65_536), producer=1)
+    with (
+        Running(entry, Options(max_unacked_bytes=_MIB), storage=storage) as broker,
+        Client(broker, send_buffer=65_536) as client,
+        Client(broker) as bystander,
+    ):
+        client.open()
+        for number in range(384):
+            client.connection.send(Opcode.PUBLISH, batch, 10 + number, 1)
+        sending = threading.Thread(target=_as_far_as_it_goes, args=(client,))
+        sending.start()
+        try:
+            eventually(
+                lambda: any(session.paused for session in broker.broker.sessions),
+                "the broker takes more than it may, and does not pause the connection",
+            )
+            client.sock.shutdown(socket.SHUT_RDWR)
+            sending.join(PATIENCE)
+            client.reset()
+            bystander.ping()
+        finally:
+            storage.release()
+        eventually(
+            lambda: len(broker.broker.sessions) == 1, "the broker still counts a connection that is gone"
+        )
+
+
+def _as_far_as_it_goes(client: Client) -> None:
+    with suppress(OSError):
+        client.flush()
 
 
 @check(SUITE)
