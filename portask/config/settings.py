@@ -138,6 +138,14 @@ class LimitSettings(Struct, frozen=True):
             description="a number of partitions, 1 to 10000000: clients create no topic beyond it",
         ),
     ] = 100_000
+    max_group_partitions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="a number of partitions, 1 to 10000000: all groups together have no more",
+        ),
+    ] = 100_000
     max_published_per_s: Annotated[
         int,
         Meta(ge=0, le=10**9, description="a number of messages a second of one connection, 0 for no limit"),

@@ -77,6 +77,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         default_partitions: For topics that are created without a number.
         max_topic_partitions: Most that a client may ask for.
         max_partitions: Of all topics together; clients create none beyond it.
+        max_group_partitions: Of all groups together, unless other brokers share the storage; none is made beyond it.
         max_channels: Channels, and subscriptions, of one connection.
         max_assignments: Partitions of one connection's subscriptions, counted once for each.
         partitions: For topics by name, instead of the default.
@@ -98,6 +99,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     default_partitions: int = 1
     max_topic_partitions: int = 1024
     max_partitions: int = 100_000
+    max_group_partitions: int = 100_000
     max_channels: int = 10_000
     max_assignments: int = 100_000
     partitions: dict[str, int] = {}

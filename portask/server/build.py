@@ -96,6 +96,7 @@ def options(settings: Settings) -> Options:
         max_channels=limits.max_channels,
         max_assignments=limits.max_assignments,
         max_partitions=limits.max_partitions,
+        max_group_partitions=limits.max_group_partitions,
         auto_create=topics.auto_create,
         max_topic_partitions=topics.max_partitions,
         default_partitions=topics.default_partitions,

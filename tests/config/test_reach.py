@@ -20,6 +20,7 @@ UNUSUAL: list[tuple[type[msgspec.Struct], str, Any]] = [
     (LimitSettings, "max_channels", 75),
     (LimitSettings, "max_assignments", 76),
     (LimitSettings, "max_partitions", 77),
+    (LimitSettings, "max_group_partitions", 80),
     (LimitSettings, "max_published_per_s", 78),
     (LimitSettings, "max_published_bytes_per_s", 79),
     (TopicSettings, "auto_create", False),

@@ -82,7 +82,7 @@ class Member:
     """One member on a connection of its own.
 
     Attributes:
-        joined: Whether SUBSCRIBE was answered.
+        error: Why it is no member, if SUBSCRIBE was refused.
         client: Its connection.
         channels: Its delivery channels by topic and partition.
     """

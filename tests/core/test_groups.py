@@ -317,6 +317,27 @@ def test_records_that_retention_took_are_passed_over() -> None:
     assert (share.lag, share.skipped, share.acknowledged) == (0, 500, 500)
 
 
+def test_the_partitions_of_all_groups_are_bounded_and_a_dropped_group_makes_room() -> None:
+    storage = MemoryStorage()
+    desk = Sharing(Options(max_group_partitions=5), storage, partitions=2)
+    members = [desk.member(group) for group in ("a", "b", "c")]
+    refused = members[2].error
+    assert refused is not None
+    assert [members[0].error, members[1].error, refused.code] == [None, None, "not-permitted"]
+    assert "limits.max_group_partitions" in refused.message
+    again = desk.member("a")
+    assert again.error is None, "what is there already is nothing new"
+    for member in (*members, again):
+        member.client.hang_up()
+    desk.settle()
+    restarted = Sharing(Options(max_group_partitions=5), storage, partitions=2)
+    assert restarted.broker.groups.places == 5
+    assert restarted.member("d").error is not None
+    restarted.publisher.connection.send_control(Opcode.DROP_GROUP, control.DropGroup("a"), 77, 0)
+    restarted.settle()
+    assert restarted.member("d").error is None
+
+
 def test_a_dropped_group_is_new_again() -> None:
     desk = Sharing()
     member = desk.member()
