@@ -14,6 +14,7 @@ from portask.errors import (
     CodecError,
     InvalidTopic,
     NotConnected,
+    NotPermitted,
     OffsetOutOfRange,
     RequestTimeout,
     UnknownPartition,
@@ -358,3 +359,23 @@ async def test_one_client_may_subscribe_many_times(broker: RunningBroker) -> Non
         subscriptions = [await client.subscribe("a") for _ in range(20)]
         await client.publish("a", b"x")
         assert [(await item.get(5)).payload for item in subscriptions] == [b"x"] * 20
+
+
+async def test_who_would_be_given_more_partitions_than_it_may_have_is_told_why(
+    start_broker: StartBroker,
+) -> None:
+    """Its connection ends, and when it subscribes again it is refused: nothing is left out without a word."""
+    broker = start_broker({"limits.max_assignments": 2})
+    async with connect(broker.url) as client, connect(broker.url) as other:
+        subscription = await client.subscribe("a.*")
+        await other.publish("a.0", b"x")
+        assert (await subscription.get(5)).payload == b"x"
+        for number in range(1, 16):  # of each worker
+            await other.publish(f"a.{number}", b"y")
+
+        async def read() -> None:
+            async for message in subscription:
+                assert message.payload == b"y"
+
+        with pytest.raises(NotPermitted, match=r"more than 2 partitions \(limits.max_assignments\)"):
+            await asyncio.wait_for(read(), 10)
