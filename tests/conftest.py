@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,6 +17,10 @@ from portask.contracts import Server
 from portask.core.broker import Broker
 from portask.server.build import build
 from portask.wire import accelerate
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts us in the background has Ctrl-C ignored, which all that we start inherits; but tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEFAULTS = {"server.options.grace": 0.3, "storage.variant": "memory"}
 
