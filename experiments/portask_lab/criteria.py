@@ -294,10 +294,14 @@ def _floors(rule: Rule, measure: Measure, floors: Sequence[Summary]) -> str:
         low = high = None
         if floor.low is not None and floor.high is not None:
             low, high = floor.low * measure.scale, floor.high * measure.scale
-            interval = f" [{low:,.0f}, {high:,.0f}]"
+            interval = f" [{_number(low)}, {_number(high)}]"
         missed |= rule.judge(value, low, high) != "pass"
-        found.append(f"{floor.variant} {value:,.0f}{interval} {rule.unit}")
+        found.append(f"{floor.variant} {_number(value)}{interval} {rule.unit}")
     return f" The floors of the same case: {'; '.join(found)}." if missed else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _rank(rule: Rule, each: Criterion) -> tuple[int, float]:

@@ -102,8 +102,8 @@ def flood(publisher: Publisher, ring: Ring) -> Report:
                 last = publisher.acked
             if event & select.POLLOUT:
                 publisher.flush()
-                if not publisher.blocked:
-                    frames = ring.frames(sent, max(1, min(many, room)))
+                if room > 0 and not publisher.blocked:
+                    frames = ring.frames(sent, min(many, room))
                     publisher.send(frames)
                     sent += len(frames) // ring.frame_size
 
