@@ -51,7 +51,7 @@ class Coordinator:
 
     Attributes:
         groups: By name.
-        places: How many shares they have that are this broker's alone.
+        share_count: How many shares they have that are this broker's alone.
         behind: Shares that may have something to deliver.
         dying: Shares with records that are to be dead letters.
         freed: Members that have less in flight than before.
@@ -67,7 +67,7 @@ class Coordinator:
         if self.shared is not None:
             self.shared.regranted = self._regranted
         self.groups: dict[str, Group] = {}
-        self.places = 0
+        self.share_count = 0
         self.behind: dict[Share, None] = {}
         self.dying: dict[Share, None] = {}
         self.freed: dict[Member, None] = {}
@@ -123,17 +123,17 @@ class Coordinator:
             done(None)
         elif self.shared is not None:
             self._take_part(self.shared, group, partition, offset, done)
-        elif self.places >= self._broker.options.max_group_partitions:
+        elif self.share_count >= self._broker.options.max_group_partitions:
             done(
                 NotPermitted(
-                    f"all groups together have {self.places:,} partitions, and may have no more "
+                    f"all groups together have {self.share_count:,} partitions, and may have no more "
                     "(limits.max_group_partitions): drop groups that nobody needs"
                 )
             )
         else:
             share = group.shares[partition] = Share(self, group, partition, offset)
             share.verified = True
-            self.places += 1
+            self.share_count += 1
             self._save(share, done)
 
     def _take_part(
@@ -274,7 +274,7 @@ class Coordinator:
         if group is None:
             raise unknown
         self._forget(name)
-        self.places -= len(group.shares)
+        self.share_count -= len(group.shares)
         for share in group.shares.values():
             self._unsaved.pop(share, None)
             self.behind.pop(share, None)
@@ -421,7 +421,7 @@ class Coordinator:
         group = self.groups.get(name)
         if group is None:
             group = self.groups[name] = Group(name, state.settings)
-        self.places += partition not in group.shares
+        self.share_count += partition not in group.shares
         share = group.shares[partition] = Share(self, group, partition, state.next)
         share.restore(state.ranges)
         share.acknowledged, share.redelivered, share.dead_lettered, share.skipped = state.counts

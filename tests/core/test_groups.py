@@ -331,7 +331,7 @@ def test_the_partitions_of_all_groups_are_bounded_and_a_dropped_group_makes_room
         member.client.hang_up()
     desk.settle()
     restarted = Sharing(Options(max_group_partitions=5), storage, partitions=2)
-    assert restarted.broker.groups.places == 5
+    assert restarted.broker.groups.share_count == 5
     assert restarted.member("d").error is not None
     restarted.publisher.connection.send_control(Opcode.DROP_GROUP, control.DropGroup("a"), 77, 0)
     restarted.settle()
